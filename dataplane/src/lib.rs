@@ -1,0 +1,7 @@
+//! The vocabulary of desired kernel state, and the kernel that holds it.
+//!
+//! Values say what should be there; `diff` says what must change; a socket makes the change.
+//! This crate knows no Kubernetes and no CNI: the daemon and the plugin both speak it.
+
+pub mod netns;
+pub mod owner;

@@ -1,0 +1,8 @@
+//! The lab as a library: a cluster of network namespaces on one machine.
+//!
+//! Everything here happens inside a [`sandbox`]: fresh user, mount, network and process namespaces that the kernel
+//! takes away with their first process. The tests of the whole workspace stand on the same floor, by [`harness`].
+
+pub mod harness;
+pub mod host;
+pub mod sandbox;

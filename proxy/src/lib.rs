@@ -1,0 +1,3 @@
+//! The daemon: `watch → state → plan → diff → commit`.
+
+pub mod service_port;

@@ -1,0 +1,103 @@
+//! What the state says and the plan hears: one port of one service, in one address family.
+//!
+//! All that decides where a packet to the service goes is here, already chosen: usable endpoints only, addresses of one
+//! family only. Whatever the state keeps besides (hints, conditions, labels) has been applied.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+/// A transport protocol that services speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Transmission Control Protocol.
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
+}
+
+impl Protocol {
+    /// The protocol's number in the IP header (IANA "Protocol Numbers").
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// An address family, as nftables names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ip,
+            IpAddr::V6(_) => Self::Ip6,
+        }
+    }
+}
+
+/// Names a service port. Port names may be empty, so all four parts are needed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePortName {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub name: String,
+    /// The port's name, often empty when a service has a single port.
+    pub port: String,
+    /// The port's protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+    }
+}
+
+/// A backend that may be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it runs on this node.
+    pub is_local: bool,
+}
+
+/// One port of one service in one family: its addresses and its backends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The cluster IP, of the family that was asked for.
+    pub cluster_ip: IpAddr,
+    /// The port on the cluster IP.
+    pub port: u16,
+    /// The port on every node address, for services of type `NodePort` and `LoadBalancer`.
+    pub node_port: Option<u16>,
+    /// Session affinity by client IP: seconds that a client stays with its endpoint after its last new connection.
+    pub affinity_seconds: Option<u32>,
+    /// The usable backends, sorted by address, without duplicates. None at all: new connections are rejected.
+    pub endpoints: Vec<Endpoint>,
+}

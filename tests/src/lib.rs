@@ -1,0 +1,1 @@
+//! Nothing is exported: this crate is its tests.
