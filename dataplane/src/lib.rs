@@ -4,4 +4,6 @@
 //! This crate knows no Kubernetes and no CNI: the daemon and the plugin both speak it.
 
 pub mod netns;
+pub mod nft;
 pub mod owner;
+pub mod packet;
