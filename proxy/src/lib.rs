@@ -1,3 +1,4 @@
 //! The daemon: `watch → state → plan → diff → commit`.
 
+pub mod plan;
 pub mod service_port;

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use dataplane::{
     netns::Netns,
     nft::{
-        Chain, Change, Data, DataType, Element, Fake, Held, Hook, Key, KeyType, Map, Match, Rule, SetType,
-        Socket, Source, Statement, Table, Transaction, Verdict, diff,
+        Affinity, Chain, Change, Data, DataType, Element, Fake, Held, Hook, Key, KeyType, Map, Match, Rule,
+        SetType, Socket, Source, Statement, Table, Transaction, Verdict, diff,
     },
     packet::{Family, Protocol},
 };
@@ -196,13 +196,14 @@ fn everything(family: Family) -> Table {
         ],
     );
     let rotation = Source::Rotation { modulus: 3, offset: 7 };
+    let affinity = Affinity { map: "clients".into(), mask: 0xffff_f000, seconds: 10_800 };
     chain(
         "rr-1",
         None,
         vec![rule([
             Statement::Match(Match::Priority(0x8000_0009)),
             Statement::SetPriority(rotation),
-            Statement::Remember { map: "clients".into(), mask: 0xffff_f000, seconds: 10_800 },
+            Statement::Remember(affinity.clone()),
             goto("pick"),
         ])],
     );
@@ -210,6 +211,7 @@ fn everything(family: Family) -> Table {
         "pick",
         None,
         vec![
+            rule([Statement::DnatAsRemembered { slots: "slots".into(), affinity }]),
             rule([Statement::DnatByPriority("slots".into())]),
             rule([Statement::Match(Match::Protocol(Protocol::Tcp)), Statement::RejectWithReset]),
             rule([Statement::Counter, Statement::Reject]),

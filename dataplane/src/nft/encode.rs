@@ -415,7 +415,7 @@ fn put_verdict(w: &mut Writer, verdict: &Verdict) {
 
 /// A comment as TLV, cut to what the kernel's 256 bytes and libnftnl's one-byte length surely hold.
 fn comment_bytes(comment: &str) -> Vec<u8> {
-    let mut end = comment.len().min(126);
+    let mut end = comment.len().min(Element::LONGEST_COMMENT);
     while !comment.is_char_boundary(end) {
         end -= 1;
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::{
-    table::{Chain, ChainName, Data, Map, MapName, Match, Rule, Source, Statement, Table, Verdict},
+    table::{Affinity, Chain, ChainName, Data, Map, MapName, Match, Rule, Source, Statement, Table, Verdict},
     transaction::{Change, Transaction},
 };
 use crate::packet::Family;
@@ -93,7 +93,7 @@ impl Fake {
                     return Err(Errno::ENOENT);
                 }
                 let mut rules = table.chains.values().flat_map(|chain| &chain.rules);
-                if rules.any(|rule| rule.0.iter().any(|statement| map_of(statement) == Some(name))) {
+                if rules.any(|rule| rule.0.iter().flat_map(maps_of).any(|map| map == name)) {
                     return Err(Errno::EBUSY);
                 }
                 table.maps.remove(name);
@@ -142,7 +142,7 @@ fn is_referred_to(table: &Table, name: &ChainName) -> bool {
 
 fn check_references(table: &Table, rule: &Rule) -> Result<(), Errno> {
     for statement in &rule.0 {
-        if map_of(statement).is_some_and(|map| !table.maps.contains_key(map)) {
+        if maps_of(statement).any(|map| !table.maps.contains_key(map)) {
             return Err(Errno::ENOENT);
         }
         if let Statement::Verdict(verdict) = statement
@@ -165,19 +165,21 @@ fn chain_of(verdict: &Verdict) -> Option<&ChainName> {
     }
 }
 
-/// The map that a statement looks into.
-fn map_of(statement: &Statement) -> Option<&MapName> {
-    match statement {
+/// The maps that a statement looks into.
+fn maps_of(statement: &Statement) -> impl Iterator<Item = &MapName> {
+    let (first, second) = match statement {
         Statement::SetPriority(source) | Statement::VerdictMap(source) => match source {
             Source::ByService(map)
             | Source::ByPort(map)
             | Source::ByPriority { map, .. }
-            | Source::ByClient { map, .. } => Some(map),
-            Source::Rotation { .. } => None,
+            | Source::ByClient { map, .. } => (Some(map), None),
+            Source::Rotation { .. } => (None, None),
         },
         Statement::DnatByPriority(map)
-        | Statement::Remember { map, .. }
-        | Statement::Match(Match::AddressesIn(map)) => Some(map),
-        _ => None,
-    }
+        | Statement::Remember(Affinity { map, .. })
+        | Statement::Match(Match::AddressesIn(map)) => (Some(map), None),
+        Statement::DnatAsRemembered { slots, affinity } => (Some(slots), Some(&affinity.map)),
+        _ => (None, None),
+    };
+    first.into_iter().chain(second)
 }

@@ -19,6 +19,7 @@ mod message;
 mod socket;
 mod table;
 mod text;
+mod trace;
 mod transaction;
 
 pub use diff::diff;
@@ -26,7 +27,8 @@ pub use fake::{Fake, Refusal};
 pub use held::{Fingerprint, Held, HeldChain};
 pub use socket::{Error, Socket};
 pub use table::{
-    Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule, SetType,
-    Source, Statement, Table, Verdict,
+    Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule,
+    SetType, Source, Statement, Table, Verdict,
 };
+pub use trace::{Fate, Packet, Route, trace};
 pub use transaction::{Change, Transaction};

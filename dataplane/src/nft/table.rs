@@ -84,17 +84,28 @@ pub enum Statement {
     Reject,
     /// Counts packets and bytes.
     Counter,
-    /// Remembers (anew) which endpoint id this client has: `map` saddr . (priority & mask) -> priority, for `seconds`.
-    Remember {
-        /// The map of clients.
-        map: MapName,
-        /// The bits of the priority that name the service.
-        mask: u32,
-        /// How long from now.
-        seconds: u32,
+    /// Remembers anew that the client's connections to this service go to the endpoint id in the priority.
+    Remember(Affinity),
+    /// As [`Statement::DnatByPriority`], and keeps what is remembered for another while. Without such an endpoint: nothing.
+    DnatAsRemembered {
+        /// The map of endpoints.
+        slots: MapName,
+        /// What is remembered.
+        affinity: Affinity,
     },
     /// Ends the rule, and perhaps more.
     Verdict(Verdict),
+}
+
+/// How clients are remembered: `map` holds `saddr . (priority & mask)` -> endpoint id for `seconds`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Affinity {
+    /// The map of clients.
+    pub map: MapName,
+    /// The bits of an endpoint id that name the service.
+    pub mask: u32,
+    /// How long after the client's last new connection.
+    pub seconds: u32,
 }
 
 /// A condition on the packet.
@@ -231,8 +242,13 @@ impl Map {
 pub struct Element {
     /// The data.
     pub data: Data,
-    /// A word for people, shown by `nft list`: at most 128 bytes.
+    /// A word for people, shown by `nft list`: at most [`Element::LONGEST_COMMENT`].
     pub comment: Option<Box<str>>,
+}
+
+impl Element {
+    /// The longest comment, in bytes; longer ones are cut.
+    pub const LONGEST_COMMENT: usize = 126;
 }
 
 impl From<Data> for Element {

@@ -4,8 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{
     table::{
-        Chain, Data, DataType, Element, Hook, Key, KeyType, Map, Match, Rule, SetType, Source, Statement,
-        Table, Verdict,
+        Affinity, Chain, Data, DataType, Element, Hook, Key, KeyType, Map, Match, Rule, SetType, Source,
+        Statement, Table, Verdict,
     },
     transaction::{Change, Transaction},
 };
@@ -186,14 +186,24 @@ impl Display for In<'_, Statement> {
             Statement::RejectWithReset => f.write_str("reject with tcp reset"),
             Statement::Reject => f.write_str("reject"),
             Statement::Counter => f.write_str("counter"),
-            Statement::Remember { map, mask, seconds } => write!(
+            Statement::Remember(affinity) => {
+                let entry = affinity_text(*family, affinity);
+                let map = &affinity.map;
+                write!(f, "delete @{map} {{ {entry} }} add @{map} {{ {entry} }}")
+            }
+            Statement::DnatAsRemembered { slots, affinity } => write!(
                 f,
-                "update @{map} {{ {family} saddr . meta priority & {} timeout {seconds}s : meta priority }}",
-                ClassId(*mask)
+                "update @{} {{ {} }} meta priority set none dnat {family} to meta priority map @{slots}",
+                affinity.map,
+                affinity_text(*family, affinity)
             ),
             Statement::Verdict(verdict) => write!(f, "{verdict}"),
         }
     }
+}
+
+fn affinity_text(family: Family, Affinity { mask, seconds, .. }: &Affinity) -> String {
+    format!("{family} saddr . meta priority & {} timeout {seconds}s : meta priority", ClassId(*mask))
 }
 
 fn source_text(family: Family, source: &Source, word: &str) -> String {

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use super::{
     super::{
         message::Writer,
-        table::{Match, Rule, Source, Statement},
+        table::{Affinity, Match, Rule, Source, Statement},
     },
     put_value, put_verdict,
 };
@@ -34,6 +34,11 @@ const PRIORITY: u32 = 2;
 const MARK: u32 = 3;
 const L4PROTO: u32 = 16;
 
+/// Operations of `dynset`.
+const ADD: u32 = 0;
+const UPDATE: u32 = 1;
+const DELETE: u32 = 2;
+
 /// Operators of `cmp`.
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
@@ -46,6 +51,13 @@ pub(super) fn put_expressions(w: &mut Writer, family: Family, rule: &Rule) {
         expressions.statement(statement);
     }
     w.close(list);
+}
+
+/// Where the key and the data of a client's entry lie.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    key: Register,
+    endpoint: Register,
 }
 
 struct Expressions<'a> {
@@ -88,7 +100,21 @@ impl Expressions<'_> {
                 w.put(1, &0_u64.to_be_bytes());
                 w.put(2, &0_u64.to_be_bytes());
             }),
-            Statement::Remember { map, mask, seconds } => self.remember(map, *mask, *seconds),
+            Statement::Remember(affinity) => {
+                let registers = self.load_client(affinity);
+                // To update never changes the data of an element that is there: remove it first.
+                self.dynset(affinity, registers, DELETE);
+                self.dynset(affinity, registers, ADD);
+            }
+            Statement::DnatAsRemembered { slots, affinity } => {
+                let registers = self.load_client(affinity);
+                let endpoint = registers.endpoint;
+                let found = Register(endpoint.0 + 1);
+                self.lookup(slots, endpoint, Some(found.number()));
+                self.dynset(affinity, registers, UPDATE);
+                self.reset_priority(endpoint);
+                self.nat(found);
+            }
             Statement::Verdict(verdict) => self.expression("immediate", |w| {
                 w.put_u32(1, VERDICT);
                 let nest = w.open(2);
@@ -183,46 +209,53 @@ impl Expressions<'_> {
 
     /// Loads the priority before resetting it, and looks up what it was: the order matters.
     fn dnat(&mut self, map: &str) {
-        const DNAT: u32 = 1;
-        let (zero, port) = match self.family {
-            Family::Ip => (Register(1), Register(1)),
-            Family::Ip6 => (Register(5), Register(4)),
-        };
+        let zero = Register(if self.family == Family::Ip { 1 } else { 5 });
         self.load_meta(PRIORITY, R0);
+        self.reset_priority(zero);
+        self.lookup(map, R0, Some(R0.number()));
+        self.nat(R0);
+    }
+
+    fn reset_priority(&mut self, scratch: Register) {
         self.expression("immediate", |w| {
-            w.put_u32(1, zero.number());
+            w.put_u32(1, scratch.number());
             put_value(w, 2, &[0; 4]);
         });
-        self.set_meta(PRIORITY, zero);
-        self.lookup(map, R0, Some(R0.number()));
+        self.set_meta(PRIORITY, scratch);
+    }
+
+    /// Rewrites the destination to the address in the register and the port after it.
+    fn nat(&mut self, address: Register) {
+        const DNAT: u32 = 1;
+        let port = Register(address.0 + if self.family == Family::Ip { 1 } else { 4 });
         let family = u32::from(super::family_number(self.family));
         self.expression("nat", |w| {
             w.put_u32(1, DNAT);
             w.put_u32(2, family);
-            w.put_u32(3, R0.number());
+            w.put_u32(3, address.number());
             w.put_u32(5, port.number());
         });
     }
 
-    /// Removes the client's entry and adds it again: updating never changes the data of an element that is there.
-    fn remember(&mut self, map: &str, mask: u32, seconds: u32) {
-        const ADD: u32 = 0;
-        const DELETE: u32 = 2;
-        let number = self.load_source(R0);
-        let endpoint = Register(number.0 + 1);
-        self.load_priority(number, mask);
+    /// Loads the key and data of a client's entry.
+    fn load_client(&mut self, affinity: &Affinity) -> Client {
+        let service = self.load_source(R0);
+        let endpoint = Register(service.0 + 1);
+        self.load_priority(service, affinity.mask);
         self.load_meta(PRIORITY, endpoint);
-        for operation in [DELETE, ADD] {
-            self.expression("dynset", |w| {
-                w.put_name(1, map);
-                w.put_u32(3, operation);
-                w.put_u32(4, R0.number());
-                w.put_u32(5, endpoint.number());
-                if operation == ADD {
-                    w.put(6, &(u64::from(seconds) * 1000).to_be_bytes());
-                }
-            });
-        }
+        Client { key: R0, endpoint }
+    }
+
+    fn dynset(&mut self, affinity: &Affinity, client: Client, operation: u32) {
+        self.expression("dynset", |w| {
+            w.put_name(1, &affinity.map);
+            w.put_u32(3, operation);
+            w.put_u32(4, client.key.number());
+            w.put_u32(5, client.endpoint.number());
+            if operation != DELETE {
+                w.put(6, &(u64::from(affinity.seconds) * 1000).to_be_bytes());
+            }
+        });
     }
 
     fn change_mark(&mut self, keep: u32, set: u32) {
