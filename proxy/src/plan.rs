@@ -13,9 +13,9 @@
 //! (a rule that goes round a range of slots), or the identity of a sticky service. All that changes with services and
 //! endpoints are elements of a constant number of maps; classes are made in lots and kept.
 //!
-//! A change is committed in two steps. First everything is switched over ([`Planner::switch`]); what nothing leads to any more is
-//! removed only afterwards ([`Planner::retire`]), because a packet on its way may still carry the number, and only then
-//! may the number be used again. Pure: no I/O, no clock, no logs, nothing that can fail.
+//! A change is committed in two steps. First everything is switched over; what nothing leads to any more is removed by a later
+//! commit ([`Planner::retire`]), because a packet on its way may still carry the number, and only after that may the number be used
+//! again. Pure: no I/O, no clock, no logs, nothing that can fail.
 
 mod affinity;
 mod claims;
@@ -51,17 +51,17 @@ pub struct Settings {
     pub masquerade_all: bool,
 }
 
-/// Plans both families.
+/// Plans the families that it was made for.
 #[derive(Debug)]
 pub struct Planner {
-    ip: FamilyPlanner,
-    ip6: FamilyPlanner,
+    families: BTreeMap<Family, FamilyPlanner>,
 }
 
 impl Planner {
-    /// Starts with no services.
-    pub fn new(settings: &Settings) -> Self {
-        Self { ip: FamilyPlanner::new(Family::Ip, settings), ip6: FamilyPlanner::new(Family::Ip6, settings) }
+    /// Starts with no services. Service ports of other families are not planned.
+    pub fn new(families: &[Family], settings: &Settings) -> Self {
+        let families = families.iter().map(|family| (*family, FamilyPlanner::new(*family, settings)));
+        Self { families: families.collect() }
     }
 
     /// Plans one service port anew; `None` removes it. Costs what the service port costs, whatever else there is.
@@ -73,34 +73,37 @@ impl Planner {
         family: Family,
         port: Option<&ServicePort>,
     ) -> Vec<Shadowed> {
-        match family {
-            Family::Ip => self.ip.set(name, port),
-            Family::Ip6 => self.ip6.set(name, port),
-        }
+        self.families.get_mut(&family).map(|planner| planner.set(name, port)).unwrap_or_default()
     }
 
-    /// Takes out the changes since the last call: commit them first.
-    pub fn switch(&mut self) -> Transaction {
-        let mut transaction = self.ip.journal.take();
-        transaction.append(self.ip6.journal.take());
+    /// Plans the removal of what nothing led to already at the last call. Between two calls, commit what [`Planner::take`] gives, and
+    /// let the packets that are on their way arrive.
+    pub fn retire(&mut self) {
+        self.families.values_mut().for_each(FamilyPlanner::retire);
+    }
+
+    /// Says whether something waits to be removed.
+    pub fn is_settled(&self) -> bool {
+        self.families.values().all(|planner| planner.leaving.is_empty() && planner.left.is_empty())
+    }
+
+    /// Takes out the changes since the last call.
+    pub fn take(&mut self) -> Transaction {
+        let mut transaction = Transaction::default();
+        for planner in self.families.values_mut() {
+            transaction.append(planner.journal.take());
+        }
         transaction
     }
 
-    /// Takes out the removal of what nothing leads to any more: commit it once [`Planner::switch`] is committed.
-    pub fn retire(&mut self) -> Transaction {
-        self.ip.retire();
-        self.ip6.retire();
-        self.switch()
+    /// The tables as they are planned.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.families.values().map(|planner| planner.journal.table())
     }
 
-    /// The tables as they are planned, both families.
-    pub fn tables(&self) -> [&Table; 2] {
-        [self.ip.journal.table(), self.ip6.journal.table()]
-    }
-
-    /// How many service ports are planned in both families together.
+    /// How many service ports are planned, those of both families counted twice.
     pub fn service_ports(&self) -> usize {
-        self.ip.planned.len() + self.ip6.planned.len()
+        self.families.values().map(|planner| planner.planned.len()).sum()
     }
 }
 
@@ -113,7 +116,9 @@ struct FamilyPlanner {
     rotations: Rotations,
     sticky: affinity::Identities,
     hairpins: Hairpins,
-    retired: Vec<Retired>,
+    /// What nothing leads to since the last retirement, and what nothing led to already then.
+    leaving: Vec<Retired>,
+    left: Vec<Retired>,
 }
 
 /// A service port as it is planned.
@@ -169,7 +174,8 @@ impl FamilyPlanner {
             rotations: Rotations::default(),
             sticky: affinity::Identities::default(),
             hairpins: Hairpins::default(),
-            retired: Vec::new(),
+            leaving: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -223,13 +229,13 @@ impl FamilyPlanner {
             }
             (Some(Target::InTurn(turns)), None) => {
                 let (turns, gone) = self.rotations.change(&mut self.journal, turns, &port.endpoints);
-                self.retired.extend(gone.map(Retired::Turns));
+                self.leaving.extend(gone.map(Retired::Turns));
                 Target::InTurn(turns)
             }
             (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
                 let (sticky, gone) =
                     self.sticky.change(&mut self.journal, &mut self.rotations, sticky, &port.endpoints);
-                self.retired.push(Retired::Sticky(gone));
+                self.leaving.push(Retired::Sticky(gone));
                 Target::Sticky(sticky)
             }
             (old, affinity) => {
@@ -251,13 +257,14 @@ impl FamilyPlanner {
     fn abandon(&mut self, target: Option<Target>) {
         match target {
             None | Some(Target::Rejection) => {}
-            Some(Target::InTurn(turns)) => self.retired.push(Retired::Turns(turns)),
-            Some(Target::Sticky(sticky)) => self.retired.push(Retired::Sticky(sticky.into())),
+            Some(Target::InTurn(turns)) => self.leaving.push(Retired::Turns(turns)),
+            Some(Target::Sticky(sticky)) => self.leaving.push(Retired::Sticky(sticky.into())),
         }
     }
 
     fn retire(&mut self) {
-        for retired in std::mem::take(&mut self.retired) {
+        let leaving = std::mem::take(&mut self.leaving);
+        for retired in std::mem::replace(&mut self.left, leaving) {
             match retired {
                 Retired::Turns(turns) => self.rotations.remove(&mut self.journal, turns),
                 Retired::Sticky(gone) => self.sticky.remove(&mut self.journal, &mut self.rotations, gone),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::nft::{Change, Fake, Hook, Packet, Route, Transaction, trace};
+use dataplane::nft::{Change, Fake, Hook, Packet, Route, Table, Transaction, trace};
 use proptest::prelude::*;
 
 use super::{Planner, Settings};
@@ -50,7 +50,7 @@ struct Node {
 
 impl Node {
     fn new(settings: &Settings) -> Self {
-        let planner = Planner::new(settings);
+        let planner = Planner::new(&Family::ALL, settings);
         let mut kernel = Fake::default();
         let mut everything = Transaction::default();
         for table in planner.tables() {
@@ -60,21 +60,31 @@ impl Node {
         Self { planner, kernel }
     }
 
-    /// Sets a service port and commits; returns the two transactions.
+    /// Sets a service port and commits, then retires and commits; returns the two transactions.
     fn set(&mut self, name: &ServicePortName, port: Option<&ServicePort>) -> (Transaction, Transaction) {
         self.planner.set(name, Family::Ip, port);
-        let switch = self.planner.switch();
-        self.kernel.commit(&switch).unwrap();
-        let retire = self.planner.retire();
-        self.kernel.commit(&retire).unwrap();
+        let switched = self.commit();
+        while !self.planner.is_settled() {
+            self.planner.retire();
+        }
+        (switched, self.commit())
+    }
+
+    fn commit(&mut self) -> Transaction {
+        let transaction = self.planner.take();
+        self.kernel.commit(&transaction).unwrap();
         let held = Family::ALL.map(|family| self.kernel.table(family).unwrap());
-        assert_eq!(held, self.planner.tables());
-        (switch, retire)
+        assert!(self.planner.tables().eq(held));
+        transaction
+    }
+
+    fn table(&self) -> &Table {
+        self.kernel.table(Family::Ip).unwrap()
     }
 
     /// The ways that a packet may take, as text.
     fn ways(&self, packet: &Packet) -> String {
-        let ways = trace(self.kernel.table(Family::Ip).unwrap(), packet);
+        let ways = trace(self.table(), packet);
         ways.iter().map(Route::to_string).collect::<Vec<_>>().join(", ")
     }
 }
@@ -88,9 +98,9 @@ fn check(service: &ServicePort, packet: &Packet, expected: &str) {
 
 #[test]
 fn the_table_without_services() {
-    let planner = Planner::new(&Settings::default());
+    let planner = Planner::new(&Family::ALL, &Settings::default());
 
-    insta::assert_snapshot!("empty", planner.tables().map(ToString::to_string).join("\n"));
+    insta::assert_snapshot!("empty", planner.tables().map(ToString::to_string).collect::<String>());
 }
 
 #[test]
@@ -104,7 +114,7 @@ fn a_whole_table() {
     let sticky = ServicePort { affinity_seconds: Some(10_800), ..port("10.96.0.4", &[2, 3]) };
     node.set(&name("sticky"), Some(&sticky));
 
-    insta::assert_snapshot!("whole", node.planner.tables()[0]);
+    insta::assert_snapshot!("whole", node.table());
 }
 
 #[test]
@@ -212,6 +222,36 @@ fn a_change_of_endpoints_is_elements_only_once_a_class_is_there() {
 }
 
 #[test]
+fn numbers_that_were_left_wait_for_the_retirement_after_the_next() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("a"), Some(&port("10.96.0.1", &[2])));
+    let slots =
+        |node: &Node| node.planner.tables().map(|table| table.maps["slots"].elements.len()).sum::<usize>();
+    let before = slots(&node);
+
+    node.planner.set(&name("a"), Family::Ip, None);
+    node.commit();
+    node.planner.retire();
+    assert_eq!((slots(&node), node.planner.is_settled()), (before, false));
+    node.planner.retire();
+    assert_eq!((slots(&node), node.planner.is_settled()), (0, true));
+}
+
+#[test]
+fn a_family_that_is_not_planned_gets_no_table() {
+    let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+
+    planner.set(
+        &name("six"),
+        Family::Ip6,
+        Some(&ServicePort { endpoints: Vec::new(), ..port("fd00::1", &[]) }),
+    );
+
+    assert_eq!(planner.tables().count(), 1);
+    assert!(planner.take().is_empty());
+}
+
+#[test]
 fn setting_the_same_again_changes_nothing() {
     let mut node = Node::new(&Settings::default());
     let service = ServicePort { node_port: Some(30_000), ..port("10.96.0.1", &[2, -3]) };
@@ -233,7 +273,7 @@ fn what_is_removed_leaves_no_element_behind() {
     node.set(&name("web"), None);
     node.set(&name("sticky"), None);
 
-    for (name, map) in &node.kernel.table(Family::Ip).unwrap().maps {
+    for (name, map) in &node.table().maps {
         // What classes and blocks there are stays, for the next service.
         assert!(map.elements.is_empty() || name == "classes" || name == "stickies", "{name}: {map:?}");
     }
@@ -249,8 +289,7 @@ fn an_address_that_two_services_want_goes_to_the_first_by_name() {
             let port = if service == "a" { &a } else { &b };
             shadowed.extend(node.planner.set(&name(service), Family::Ip, Some(port)));
         }
-        let first = node.planner.switch();
-        node.kernel.commit(&first).unwrap();
+        node.commit();
 
         let said = shadowed.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(said, ["10.96.0.1 . tcp . 80 is not served for default/b:http: default/a:http has it"]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dataplane::nft::{Fate, Table, trace};
+use dataplane::nft::{Fate, trace};
 
 use super::*;
 
@@ -63,7 +63,7 @@ proptest! {
             // Of two services with one address, the first by name has it.
             for port in services.values().filter(|port| served.insert(port.cluster_ip)) {
                 let destination = SocketAddr::new(port.cluster_ip, port.port).to_string();
-                let ways = trace(node.kernel.table(Family::Ip).unwrap(), &packet("10.1.1.1", &destination));
+                let ways = trace(node.table(), &packet("10.1.1.1", &destination));
                 let mut fates: Vec<_> = ways.into_iter().map(|route| route.fate).collect();
                 fates.sort();
                 let mut wanted: Vec<_> = port.endpoints.iter().map(|e| Fate::Endpoint(e.address)).collect();
@@ -80,14 +80,15 @@ proptest! {
     /// endpoint that the service has now.
     #[test]
     fn no_packet_on_its_way_is_lost_or_led_astray(steps in steps()) {
-        let mut planner = Planner::new(&Settings::default());
-        let mut before = planner.tables()[0].clone();
+        let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+        let planned = |planner: &Planner| planner.tables().next().unwrap().clone();
+        let mut before = planned(&planner);
         for step in steps {
             planner.set(&service_name(step.service), Family::Ip, step.port.as_ref());
-            planner.switch();
-            let switched = planner.tables()[0].clone();
+            let switched = planned(&planner);
             planner.retire();
-            let retired = planner.tables()[0].clone();
+            planner.retire();
+            let retired = planned(&planner);
 
             let known = [fates(&before), fates(&switched)];
             let service: Vec<_> = step.port.iter().flat_map(|port| &port.endpoints).map(|e| Fate::Endpoint(e.address)).collect();
@@ -111,7 +112,7 @@ proptest! {
             for step in &steps {
                 node.set(&service_name(step.service), step.port.as_ref());
             }
-            node.planner.tables().map(ToString::to_string)
+            node.planner.tables().map(ToString::to_string).collect::<String>()
         };
         prop_assert_eq!(run(), run());
     }
