@@ -1,4 +1,5 @@
 //! The daemon: `watch → state → plan → diff → commit`.
 
+pub mod objects;
 pub mod plan;
 pub mod service_port;
