@@ -3,3 +3,4 @@
 pub mod objects;
 pub mod plan;
 pub mod service_port;
+pub mod watch;

@@ -3,7 +3,7 @@
 //! Whatever the API allows to be absent may also be null. Defaults are the API server's, because a manifest
 //! has not been through it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -14,10 +14,6 @@ use super::{
     SlicePort,
 };
 use crate::service_port::{Family, Protocol};
-
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const HEADLESS: &str = "service.kubernetes.io/headless";
-const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
 /// Three hours, the API's default.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -76,14 +72,21 @@ fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Wr
 struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<Labels>,
+}
+
+/// The labels that mean something to a proxy.
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(rename = "kubernetes.io/service-name")]
+    service_name: Option<String>,
+    #[serde(rename = "service.kubernetes.io/headless")]
+    headless: Option<String>,
+    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    other_proxy: Option<String>,
 }
 
 impl Metadata {
-    fn label(&self, key: &str) -> Option<&String> {
-        self.labels.as_ref()?.get(key)
-    }
-
     fn object_name(self, namespace: impl FnOnce(Option<String>) -> String) -> Result<ObjectName, Wrong> {
         match self.name {
             Some(name) if !name.is_empty() => Ok(ObjectName { namespace: namespace(self.namespace), name }),
@@ -185,7 +188,7 @@ fn service(wire: WireService) -> Result<Service, Wrong> {
         Some(WireType::LoadBalancer) => ServiceType::LoadBalancer,
         Some(WireType::ExternalName) => ServiceType::ExternalName,
     };
-    let has_other_proxy = metadata.label(OTHER_PROXY).is_some();
+    let has_other_proxy = metadata.labels.as_ref().is_some_and(|labels| labels.other_proxy.is_some());
     let affinity_seconds = match spec.session_affinity {
         None | Some(WireAffinity::None) => None,
         Some(WireAffinity::ClientIp) => {
@@ -318,8 +321,9 @@ fn endpoint_slice(wire: WireSlice) -> Result<EndpointSlice, Wrong> {
         WireAddressType::IPv6 => Some(Family::Ip6),
         WireAddressType::Fqdn => None,
     };
-    let service = wire.metadata.label(SERVICE_NAME).cloned();
-    let is_headless = wire.metadata.label(HEADLESS).is_some();
+    let labels = wire.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.service_name.clone());
+    let is_headless = labels.is_some_and(|labels| labels.headless.is_some());
     let ports = wire.ports.unwrap_or_default().into_iter().filter_map(|wire| {
         let port = wire.port.filter(|&port| port != 0)?;
         Some(SlicePort { name: wire.name.unwrap_or_default(), protocol: protocol(wire.protocol), port })
