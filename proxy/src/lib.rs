@@ -3,4 +3,5 @@
 pub mod objects;
 pub mod plan;
 pub mod service_port;
+pub mod state;
 pub mod watch;
