@@ -1,5 +1,6 @@
 //! The daemon: `watch → state → plan → diff → commit`.
 
+pub mod config;
 pub mod objects;
 pub mod plan;
 pub mod service_port;
