@@ -43,6 +43,11 @@ pub struct Touched {
 }
 
 impl Touched {
+    /// Says whether nothing is worth planning again.
+    pub fn is_empty(&self) -> bool {
+        !self.nodes && self.service_ports.is_empty()
+    }
+
     /// Adds what another event touched.
     pub fn extend(&mut self, other: Self) {
         self.service_ports.extend(other.service_ports);
@@ -144,7 +149,7 @@ impl State {
         self.services.values().flat_map(move |service| {
             let ports = service.ports.iter();
             ports.flat_map(move |port| {
-                let families = [Family::Ip, Family::Ip6].into_iter();
+                let families = Family::ALL.into_iter();
                 families.filter_map(move |family| {
                     Some((port_name(service, port), family, self.resolve(service, port, family)?))
                 })
