@@ -13,7 +13,7 @@ mod tests;
 
 /// Programs nftables for Kubernetes services, and routes pods between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "fairway-proxy", version, about)]
+#[command(name = "fairway-proxy", version)]
 pub struct Config {
     /// Reads services, endpoint slices and nodes from the YAML and JSON files in this directory, and watches it
     #[arg(long, value_name = "DIR")]
