@@ -24,6 +24,7 @@ mod masquerade;
 mod node_ports;
 mod rejection;
 mod rotation;
+pub mod routes;
 mod services;
 mod table;
 
