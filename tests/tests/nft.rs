@@ -7,7 +7,10 @@
     reason = "a test that cannot go on fails"
 )]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use dataplane::{
     netns::Netns,
@@ -19,6 +22,11 @@ use dataplane::{
 };
 
 use nftables::{helper::get_current_ruleset_raw, types::NfHook};
+
+use proxy::{
+    plan::{Planner, Settings},
+    service_port::{Endpoint, ServicePort, ServicePortName},
+};
 
 /// The fake and a kernel of our own, side by side.
 struct Both {
@@ -366,6 +374,30 @@ fairway_lab::sandbox_tests! {
         assert!(said.starts_with("kernel refuses `add element ip6 fairway ports { udp . 4321 : 0:2 }`"), "{said}");
     }
 
+    fn the_kernel_takes_whatever_is_planned() {
+        let mut both = Both::new();
+        let mut planner = Planner::new(&Family::ALL, &Settings::default());
+        for table in planner.tables() {
+            both.run(&diff(None, table));
+        }
+        // Every change from any of these to any other: number of endpoints, affinity, node port, and gone.
+        let shapes = [Some((0, None)), Some((1, None)), Some((3, None)), Some((1, Some(60))), Some((3, Some(60))), None];
+        for (from, to) in shapes.iter().flat_map(|from| shapes.iter().map(move |to| (from, to))) {
+            for shape in [from, to] {
+                for family in Family::ALL {
+                    let port = shape.map(|(endpoints, affinity_seconds)| service_port(family, endpoints, affinity_seconds));
+                    planner.set(&service_name(), family, port.as_ref());
+                }
+                assert_eq!(both.run(&planner.take()), 0, "{from:?} to {to:?}");
+                planner.retire();
+            }
+        }
+        assert_eq!(both.run(&planner.take()), 0);
+        for table in planner.tables() {
+            assert_eq!(both.kernel.held(table.family).unwrap(), Some(Held::from(table)));
+        }
+    }
+
     fn ten_thousand_services_fit_one_transaction() {
         let netns = Netns::make().unwrap();
         let kernel = Socket::open_in(&netns).unwrap();
@@ -385,6 +417,26 @@ fairway_lab::sandbox_tests! {
         }
         committed.unwrap();
         assert_eq!(kernel.held(Family::Ip).unwrap(), Some(Held::from(&table)));
+    }
+}
+
+fn service_name() -> ServicePortName {
+    let (namespace, name, port) = ("default".into(), "web".into(), "http".into());
+    ServicePortName { namespace, name, port, protocol: Protocol::Tcp }
+}
+
+fn service_port(family: Family, endpoints: u16, affinity_seconds: Option<u32>) -> ServicePort {
+    let (cluster_ip, pod): (IpAddr, IpAddr) = match family {
+        Family::Ip => ([10, 96, 0, 1].into(), [10, 244, 1, 2].into()),
+        Family::Ip6 => ([0xfd00, 0x96, 0, 0, 0, 0, 0, 1].into(), [0xfd00, 0x244, 0, 0, 0, 0, 0, 2].into()),
+    };
+    let endpoint = |port| Endpoint { address: SocketAddr::new(pod, port), is_local: port % 2 == 0 };
+    ServicePort {
+        cluster_ip,
+        port: 80,
+        node_port: (endpoints > 1).then_some(30_632),
+        affinity_seconds,
+        endpoints: (8_000..8_000 + endpoints).map(endpoint).collect(),
     }
 }
 

@@ -100,3 +100,6 @@ fn gone_elements(held: &Map, wanted: &Map) -> Vec<Key> {
     let gone = held.elements.iter().filter(|(key, element)| wanted.elements.get(*key) != Some(*element));
     gone.map(|(key, _)| *key).collect()
 }
+
+#[cfg(test)]
+mod tests;
