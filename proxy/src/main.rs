@@ -77,8 +77,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         sync.run(events, stop).await;
         Ok(())
     });
+    let stop = cancelled.clone();
     tasks.spawn(async move {
         tokio::select! {
+            () = stop.cancelled() => {}
             _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
             _ = interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
         }

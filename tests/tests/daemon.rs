@@ -1,0 +1,258 @@
+//! The daemon as a process: manifests in, kernel state out, and what people read on the way.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails; and it plays the user"
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use dataplane::{
+    nft::{Data, Held, Key, Socket},
+    packet::{Family, Protocol},
+};
+use fairway_lab::{binaries, host::Host};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// In a place that each host has for itself.
+const MANIFESTS: &str = "/var/lib/fairway/manifests";
+
+/// A daemon that is running, and what it says.
+struct Daemon {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let mut child = program().args(["--manifests", MANIFESTS]).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    /// Waits until the daemon says something with `words` in it, and returns all it said until then.
+    fn says(&self, words: &str) -> String {
+        let mut said = String::new();
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(20));
+            let line = line.unwrap_or_else(|_| panic!("it does not say {words:?}, but:\n{said}"));
+            said += &line;
+            said.push('\n');
+            if line.contains(words) {
+                return said;
+            }
+        }
+    }
+
+    /// Sends a signal, and returns what the daemon still said and how it ended.
+    fn ends_by(mut self, signal: Signal) -> (String, ExitStatus) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        let said = self.lines.iter().collect();
+        (said, self.child.wait().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+fn program() -> Command {
+    Command::new(&binaries::built().unwrap().fairway_proxy)
+}
+
+fn on_a_node(work: impl FnOnce() + Send) {
+    let host = Host::make("w1").unwrap();
+    host.run(|| {
+        fs::create_dir(MANIFESTS).unwrap();
+        work();
+    })
+    .unwrap();
+}
+
+fn write(file: &str, text: &str) {
+    let (draft, file) = (Path::new(MANIFESTS).join("draft"), Path::new(MANIFESTS).join(file));
+    fs::write(&draft, text).unwrap();
+    fs::rename(draft, file).unwrap();
+}
+
+const NODE: &str = "{kind: Node, metadata: {name: w1}, spec: {podCIDR: 10.244.1.0/24}}";
+
+/// Service `web` at 10.96.0.1:80 with whatever else its spec says.
+fn service(rest: &str) -> String {
+    format!("{{kind: Service, metadata: {{name: web}}, spec: {{clusterIP: 10.96.0.1, {rest}}}}}")
+}
+
+fn slice(addresses: &[&str]) -> String {
+    let endpoints: Vec<_> = addresses.iter().map(|address| format!("{{addresses: [{address}]}}")).collect();
+    let labels = "labels: {kubernetes.io/service-name: web}";
+    format!(
+        "{{kind: EndpointSlice, metadata: {{name: web-1, {labels}}}, addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{}]}}",
+        endpoints.join(", ")
+    )
+}
+
+fn held() -> Option<Held> {
+    Socket::open().unwrap().held(Family::Ip).unwrap()
+}
+
+/// The keys of the maps that lead to a service, and the endpoints.
+fn served() -> (Vec<Key>, Vec<SocketAddr>) {
+    let held = held().expect("no table");
+    let keys = ["cluster-vips", "node-ports"].iter().flat_map(|map| held.maps[*map].elements.keys().copied());
+    let slots = held.maps["slots"].elements.values().map(|element| match element.data {
+        Data::Endpoint(address) => address,
+        ref other => panic!("{other:?}"),
+    });
+    let mut slots: Vec<_> = slots.collect();
+    slots.sort();
+    (keys.collect(), slots)
+}
+
+fn cluster_ip() -> Key {
+    Key::Service("10.96.0.1".parse().unwrap(), Protocol::Tcp, 80)
+}
+
+fn endpoint(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fairway_lab::sandbox_tests! {
+    fn it_serves_what_the_manifests_say_and_follows_them() {
+        on_a_node(|| {
+            write("web.yaml", &format!("{}\n---\n{}", service("ports: [{port: 80}]"), slice(&["10.244.1.2"])));
+            write("node.yaml", NODE);
+
+            let daemon = Daemon::start();
+            daemon.says("committed");
+            assert_eq!(served(), (vec![cluster_ip()], vec![endpoint("10.244.1.2:8080")]));
+            assert!(fs::exists("/run/fairway/node.json").unwrap());
+
+            let edited = service("type: NodePort, ports: [{port: 80, nodePort: 30632}]");
+            write("web.yaml", &format!("{edited}\n---\n{}", slice(&["10.244.1.3"])));
+            daemon.says("committed");
+            let keys = vec![cluster_ip(), Key::Port(Protocol::Tcp, 30632)];
+            assert_eq!(served(), (keys, vec![endpoint("10.244.1.3:8080")]));
+
+            fs::remove_file(Path::new(MANIFESTS).join("web.yaml")).unwrap();
+            daemon.says("committed"); // nothing leads there any more
+            daemon.says("committed"); // and a moment later the endpoint's slot goes
+            assert_eq!(served(), (vec![], vec![]));
+        });
+    }
+
+    fn one_bad_object_is_named_once_and_the_rest_is_served() {
+        on_a_node(|| {
+            let bad = "{kind: Service, metadata: {name: bad, namespace: shop}, spec: {clusterIP: 10.96.0.2, ports: [{port: http}]}}";
+            write("all.yaml", &format!("{bad}\n---\n{}", service("ports: [{port: 80}]")));
+
+            let daemon = Daemon::start();
+            let said = daemon.says("committed");
+            assert_eq!(served().0, [cluster_ip()]);
+            let warnings: Vec<_> = said.lines().filter(|line| line.contains("WARN")).collect();
+            let [warning] = warnings[..] else { panic!("{said}") };
+            for words in ["all.yaml", "Service shop/bad", "spec.ports[0].port"] {
+                assert!(warning.contains(words), "{warning}");
+            }
+
+            write("slice.yaml", &slice(&["10.244.1.2"]));
+            assert!(!daemon.says("committed").contains("WARN"), "the same complaint again");
+        });
+    }
+
+    fn rules_stay_when_it_stops_and_a_restart_changes_nothing() {
+        on_a_node(|| {
+            write("web.yaml", &format!("{}\n---\n{}", service("ports: [{port: 80}]"), slice(&["10.244.1.2", "10.244.1.3"])));
+            let daemon = Daemon::start();
+            daemon.says("committed");
+            let before = held();
+
+            let (said, status) = daemon.ends_by(Signal::SIGTERM);
+            assert!(status.success() && said.contains("SIGTERM"), "{status} {said}");
+            assert_eq!(held(), before);
+
+            let daemon = Daemon::start();
+            daemon.says("started");
+            write("node.yaml", NODE);
+            let said = daemon.says("wrote files"); // after the first commit
+            assert!(!said.contains("committed"), "{said}");
+            assert_eq!(held(), before);
+        });
+    }
+
+    fn what_changed_while_it_was_away_is_changed_at_the_start_even_after_a_kill() {
+        on_a_node(|| {
+            write("web.yaml", &format!("{}\n---\n{}", service("ports: [{port: 80}]"), slice(&["10.244.1.2"])));
+            let daemon = Daemon::start();
+            daemon.says("committed");
+            daemon.ends_by(Signal::SIGKILL);
+
+            write("web.yaml", &format!("{}\n---\n{}", service("ports: [{port: 80}]"), slice(&["10.244.1.9"])));
+            Daemon::start().says("committed");
+
+            assert_eq!(served(), (vec![cluster_ip()], vec![endpoint("10.244.1.9:8080")]));
+        });
+    }
+
+    fn cleanup_leaves_nothing_and_may_be_repeated() {
+        on_a_node(|| {
+            write("web.yaml", &format!("{NODE}\n---\n{}", service("ports: [{port: 80}]")));
+            let daemon = Daemon::start();
+            daemon.says("committed");
+            daemon.ends_by(Signal::SIGINT);
+
+            for _ in 0..2 {
+                assert!(program().arg("--cleanup").stderr(Stdio::null()).status().unwrap().success());
+                assert_eq!(held(), None);
+            }
+            assert!(!fs::exists("/run/fairway/node.json").unwrap());
+            assert!(!fs::exists("/etc/cni/net.d/10-fairway.conflist").unwrap());
+        });
+    }
+
+    fn what_it_needs_and_does_not_get_is_said_in_one_line() {
+        on_a_node(|| {
+            for (arguments, words) in [
+                (&[][..], "give --manifests DIR"),
+                (&["--manifests", "/nowhere"][..], "watch manifests in /nowhere: No such file or directory"),
+            ] {
+                let output = program().args(arguments).output().unwrap();
+                let said = String::from_utf8(output.stderr).unwrap();
+                assert!(!output.status.success() && said.contains(words) && said.lines().count() == 1, "{said}");
+            }
+        });
+    }
+
+    fn it_ends_with_an_error_if_the_directory_of_manifests_goes_away() {
+        on_a_node(|| {
+            let mut daemon = Daemon::start();
+            daemon.says("started");
+            fs::remove_dir(MANIFESTS).unwrap();
+
+            daemon.says("the directory of manifests /var/lib/fairway/manifests is gone");
+            assert!(!daemon.child.wait().unwrap().success());
+        });
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
