@@ -244,7 +244,7 @@ fairway_lab::sandbox_tests! {
     fn it_ends_with_an_error_if_the_directory_of_manifests_goes_away() {
         on_a_node(|| {
             let mut daemon = Daemon::start();
-            daemon.says("started");
+            daemon.says("committed"); // so all has been listed
             fs::remove_dir(MANIFESTS).unwrap();
 
             daemon.says("the directory of manifests /var/lib/fairway/manifests is gone");
