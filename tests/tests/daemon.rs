@@ -191,10 +191,9 @@ fairway_lab::sandbox_tests! {
 
             let daemon = Daemon::start();
             daemon.says("started");
-            write("node.yaml", NODE);
-            let said = daemon.says("wrote files"); // after the first commit
-            assert!(!said.contains("committed"), "{said}");
-            assert_eq!(held(), before);
+            write("other.yaml", "{kind: Service, metadata: {name: other}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}");
+            let said = daemon.says("committed");
+            assert!(said.contains("elements=1 "), "more than the new service's address: {said}");
         });
     }
 
