@@ -43,21 +43,13 @@ impl Format {
 
 /// Reads the objects of a file. An error means that the file as a whole makes no sense; it says where and why.
 pub fn parse(format: Format, text: &str) -> Result<Manifest, String> {
-    let documents = match format {
-        Format::Yaml => yaml(text)?,
-        Format::Json => {
-            let values = serde_json::Deserializer::from_str(text).into_iter();
-            values.collect::<Result<Vec<Value>, _>>().map_err(|error| error.to_string())?
-        }
-    };
-    let mut manifest = Manifest::default();
-    for document in documents {
-        manifest.add(document);
+    match format {
+        Format::Yaml => yaml(text).map_err(|error| error.to_string()),
+        Format::Json => json(text).map_err(|error| error.to_string()),
     }
-    Ok(manifest)
 }
 
-fn yaml(text: &str) -> Result<Vec<Value>, String> {
+fn yaml(text: &str) -> Result<Manifest, serde_saphyr::Error> {
     // A document may hold no more than its own text could spell out: aliases cannot multiply it.
     let size = text.len().max(1_000);
     let options = serde_saphyr::options! {
@@ -66,7 +58,22 @@ fn yaml(text: &str) -> Result<Vec<Value>, String> {
         leading_zero_numbers_as_strings: true,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.to_string())
+    serde_saphyr::from_str_multiple_with_options::<Value, Manifest>(text, options)
+}
+
+fn json(text: &str) -> Result<Manifest, serde_json::Error> {
+    let mut manifest = Manifest::default();
+    for document in serde_json::Deserializer::from_str(text).into_iter() {
+        manifest.add(document?);
+    }
+    Ok(manifest)
+}
+
+/// Documents become objects one by one: all of them at once would take many times the file's size.
+impl Extend<Value> for Manifest {
+    fn extend<T: IntoIterator<Item = Value>>(&mut self, documents: T) {
+        documents.into_iter().for_each(|document| self.add(document));
+    }
 }
 
 impl Manifest {
