@@ -146,6 +146,13 @@ fn a_wrong_field_is_named_with_its_path() {
         "Service default/web: spec.clusterIP: \"10..0.1\" is not an IP address",
     );
     check_wrong(
+        service(json!({
+            "clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
+        })),
+        "Service default/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: 0 is not between 1 and 86400",
+    );
+    check_wrong(
         slice(json!({"endpoints": [{"addresses": ["10.1.0.1"]}, {"addresses": ["fd00::1"]}]})),
         "EndpointSlice shop/web-1: endpoints[1].addresses[0]: fd00::1 is not of the slice's address type",
     );

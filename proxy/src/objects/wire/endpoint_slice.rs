@@ -1,0 +1,97 @@
+//! Endpoint slices.
+
+use serde::Deserialize;
+
+use super::{Metadata, WireProtocol, Wrong, namespaced, protocol, sloppy_ip, wrong};
+use crate::{
+    objects::{EndpointSlice, SliceEndpoint, SlicePort},
+    service_port::Family,
+};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Wire {
+    metadata: Metadata,
+    address_type: AddressType,
+    endpoints: Option<Vec<WireEndpoint>>,
+    ports: Option<Vec<WirePort>>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+enum AddressType {
+    IPv4,
+    IPv6,
+    #[serde(rename = "FQDN")]
+    Fqdn,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireEndpoint {
+    addresses: Option<Vec<String>>,
+    conditions: Option<Conditions>,
+    node_name: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct WirePort {
+    name: Option<String>,
+    protocol: Option<WireProtocol>,
+    port: Option<u16>,
+}
+
+pub(super) fn endpoint_slice(wire: Wire) -> Result<EndpointSlice, Wrong> {
+    let family = match wire.address_type {
+        AddressType::IPv4 => Some(Family::Ip),
+        AddressType::IPv6 => Some(Family::Ip6),
+        AddressType::Fqdn => None,
+    };
+    let labels = wire.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.service_name.clone());
+    let is_headless = labels.is_some_and(|labels| labels.headless.is_some());
+    let ports = wire.ports.unwrap_or_default().into_iter().filter_map(|wire| {
+        let port = wire.port.filter(|&port| port != 0)?;
+        Some(SlicePort { name: wire.name.unwrap_or_default(), protocol: protocol(wire.protocol), port })
+    });
+    let endpoints = match family {
+        Some(family) => endpoints(wire.endpoints.unwrap_or_default(), family)?,
+        None => Vec::new(),
+    };
+    Ok(EndpointSlice {
+        name: wire.metadata.object_name(namespaced)?,
+        service,
+        is_headless,
+        family,
+        ports: ports.collect(),
+        endpoints,
+    })
+}
+
+fn endpoints(wire: Vec<WireEndpoint>, family: Family) -> Result<Vec<SliceEndpoint>, Wrong> {
+    let mut endpoints = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
+        let field = || format!("endpoints[{index}].addresses[0]");
+        // All addresses of an endpoint mean the same pod; the first is the one to use.
+        let Some(address) = wire.addresses.unwrap_or_default().into_iter().next() else { continue };
+        let address = sloppy_ip(&address).map_err(|reason| (field(), reason))?;
+        if Family::of(address) != family {
+            return wrong(field(), format!("{address} is not of the slice's address type"));
+        }
+        let conditions = wire.conditions.unwrap_or_default();
+        endpoints.push(SliceEndpoint {
+            address,
+            node: wire.node_name,
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+        });
+    }
+    Ok(endpoints)
+}
