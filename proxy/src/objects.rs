@@ -103,9 +103,10 @@ pub struct Invalid {
 }
 
 /// How a service is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 pub enum ServiceType {
     /// By cluster IP.
+    #[serde(rename = "ClusterIP")]
     ClusterIp,
     /// By a port on every node, too.
     NodePort,

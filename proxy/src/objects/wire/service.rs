@@ -27,7 +27,7 @@ pub(super) struct Wire {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     #[serde(rename = "type")]
-    service_type: Option<Type>,
+    service_type: Option<ServiceType>,
     #[serde(rename = "clusterIP")]
     cluster_ip: Option<ClusterIp>,
     #[serde(rename = "clusterIPs")]
@@ -38,15 +38,6 @@ struct Spec {
 }
 
 #[derive(Deserialize, Clone, Copy)]
-enum Type {
-    #[serde(rename = "ClusterIP")]
-    ClusterIp,
-    NodePort,
-    LoadBalancer,
-    ExternalName,
-}
-
-#[derive(Deserialize)]
 enum Affinity {
     None,
     #[serde(rename = "ClientIP")]
@@ -76,38 +67,47 @@ struct WirePort {
 
 pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
     let Wire { metadata, spec } = wire;
-    let service_type = match spec.service_type {
-        None | Some(Type::ClusterIp) => ServiceType::ClusterIp,
-        Some(Type::NodePort) => ServiceType::NodePort,
-        Some(Type::LoadBalancer) => ServiceType::LoadBalancer,
-        Some(Type::ExternalName) => ServiceType::ExternalName,
-    };
-    let has_other_proxy = metadata.labels.as_ref().is_some_and(|labels| labels.other_proxy.is_some());
-    let affinity_seconds = match spec.session_affinity {
-        None | Some(Affinity::None) => None,
-        Some(Affinity::ClientIp) => {
-            let configured =
-                spec.session_affinity_config.and_then(|config| config.client_ip?.timeout_seconds);
-            let seconds = configured.unwrap_or(AFFINITY_SECONDS);
-            if !AFFINITY_RANGE.contains(&seconds) {
-                let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-                return wrong(field, format!("{seconds} is not between 1 and 86400"));
-            }
-            Some(seconds)
-        }
-    };
-    let cluster_ips = match (spec.cluster_ip, spec.cluster_ips) {
-        (_, Some(all)) if !all.is_empty() => one_of_each_family(all)?,
-        (Some(single), _) => single.0.into_iter().collect(),
-        (None, _) if service_type == ServiceType::ExternalName => Vec::new(),
-        (None, _) => {
-            return wrong("spec.clusterIP", "missing: nothing here allots one; give an address, or None");
-        }
-    };
-    let has_node_ports = matches!(service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
+    let service_type = spec.service_type.unwrap_or(ServiceType::ClusterIp);
+    Ok(Service {
+        service_type,
+        has_other_proxy: metadata.labels.as_ref().is_some_and(|labels| labels.other_proxy.is_some()),
+        cluster_ips: cluster_ips(spec.cluster_ip, spec.cluster_ips, service_type)?,
+        affinity_seconds: affinity_seconds(spec.session_affinity, spec.session_affinity_config)?,
+        ports: ports(spec.ports.unwrap_or_default(), service_type)?,
+        name: metadata.object_name(namespaced)?,
+    })
+}
 
-    let mut ports: Vec<Port> = Vec::new();
-    for (index, wire) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+fn cluster_ips(
+    single: Option<ClusterIp>,
+    all: Option<Vec<ClusterIp>>,
+    service_type: ServiceType,
+) -> Result<Vec<IpAddr>, Wrong> {
+    match (single, all) {
+        (_, Some(all)) if !all.is_empty() => one_of_each_family(all),
+        (Some(single), _) => Ok(single.0.into_iter().collect()),
+        (None, _) if service_type == ServiceType::ExternalName => Ok(Vec::new()),
+        (None, _) => wrong("spec.clusterIP", "missing: nothing here allots one; give an address, or None"),
+    }
+}
+
+fn affinity_seconds(
+    affinity: Option<Affinity>,
+    config: Option<AffinityConfig>,
+) -> Result<Option<u32>, Wrong> {
+    let Some(Affinity::ClientIp) = affinity else { return Ok(None) };
+    let seconds = config.and_then(|config| config.client_ip?.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
+    if !AFFINITY_RANGE.contains(&seconds) {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        return wrong(field, format!("{seconds} is not between 1 and 86400"));
+    }
+    Ok(Some(seconds))
+}
+
+fn ports(wire: Vec<WirePort>, service_type: ServiceType) -> Result<Vec<Port>, Wrong> {
+    let has_node_ports = matches!(service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
+    let mut ports: Vec<Port> = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.into_iter().enumerate() {
         let port = Port {
             name: wire.name.unwrap_or_default(),
             protocol: protocol(wire.protocol),
@@ -123,14 +123,7 @@ pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
         }
         ports.push(port);
     }
-    Ok(Service {
-        name: metadata.object_name(namespaced)?,
-        service_type,
-        has_other_proxy,
-        cluster_ips,
-        affinity_seconds,
-        ports,
-    })
+    Ok(ports)
 }
 
 fn one_of_each_family(all: Vec<ClusterIp>) -> Result<Vec<IpAddr>, Wrong> {
