@@ -14,6 +14,7 @@ use dataplane::{
     disk::{Directory, Durability},
     netns::{self, Netns},
     rtnl::{self, Kernel},
+    sysctl,
 };
 
 use crate::{
@@ -63,6 +64,8 @@ enum Error {
     OwnNetns,
     #[error("tell the pod's network namespace from others")]
     Inode(#[source] std::io::Error),
+    #[error("tell this boot from others")]
+    Boot(#[source] sysctl::Error),
     #[error("reach the kernel")]
     Kernel(#[source] rtnl::Error),
 }
@@ -71,7 +74,7 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Netns(_) | Self::OwnNetns => Code::InvalidNetns,
-            Self::Runtime(_) | Self::Inode(_) => Code::InputOutput,
+            Self::Runtime(_) | Self::Inode(_) | Self::Boot(_) => Code::InputOutput,
             Self::Kernel(_) => Code::Wiring,
         }
     }

@@ -159,7 +159,20 @@ impl Store {
             return Ok(there);
         }
         self.release(attachment)?; // what a crash or an older configuration left
+        match self.lease_anew(attachment, record, sets) {
+            Err(Error::Exhausted { .. }) if self.release_other_boots(&record.boot_id)? => {
+                self.lease_anew(attachment, record, sets)
+            }
+            leased => leased,
+        }
+    }
 
+    fn lease_anew(
+        &self,
+        attachment: &Attachment,
+        record: &Record,
+        sets: &[RangeSet],
+    ) -> Result<Record, Error> {
         let mut refused = BTreeSet::new();
         loop {
             let addresses = self.choose(sets, &refused)?;
@@ -172,6 +185,18 @@ impl Store {
                 Some(taken) => refused.insert(taken), // by one that came first; its file may be gone again by now
             };
         }
+    }
+
+    /// Gives back what was leased in another boot, and says whether there was any. Its pods ended with that boot, but where the
+    /// run directory is not in memory, their leases did not.
+    fn release_other_boots(&self, boot_id: &str) -> Result<bool, Error> {
+        let mut any = false;
+        for attachment in self.attachments()? {
+            if self.find(&attachment)?.is_some_and(|record| record.boot_id != boot_id) {
+                any |= self.release(&attachment)?;
+            }
+        }
+        Ok(any)
     }
 
     /// Gives back what an attachment has, and says whether it had anything.

@@ -2,7 +2,7 @@
 
 use dataplane::sysctl;
 
-use super::{Plan, Sandbox, kernel, store};
+use super::{Error, Plan, Sandbox, kernel, store};
 use crate::{
     conf::{Conf, Network},
     failure::Failure,
@@ -19,7 +19,7 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     let host = kernel()?;
     let store = store(&conf.network)?;
 
-    let record = store.lease(&target.attachment, &record_of(target, &sandbox), &plan.sets)?;
+    let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.sets)?;
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         wire::build(&wiring, &host, &sandbox.netns).await?;
@@ -40,12 +40,12 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     }
 }
 
-fn record_of(target: &Target, sandbox: &Sandbox) -> Record {
-    Record {
+fn record_of(target: &Target, sandbox: &Sandbox) -> Result<Record, Error> {
+    Ok(Record {
         netns: target.netns.to_string_lossy().into_owned(),
         netns_inode: sandbox.inode,
-        boot_id: sysctl::read("kernel/random/boot_id").unwrap_or_default(),
+        boot_id: sysctl::read("kernel/random/boot_id").map_err(Error::Boot)?,
         pod: target.pod.as_ref().map(ToString::to_string),
         ..Record::of(&target.attachment, target.now)
-    }
+    })
 }

@@ -163,6 +163,26 @@ fn leases_of_another_range_are_given_back_when_the_configuration_changes() {
 }
 
 #[test]
+fn leases_of_an_earlier_boot_are_given_back_when_addresses_run_out() {
+    let (_dir, store) = place();
+    let sets = sets(&["10.0.0.0/29"]); // .2 to .6
+    let lease = |container: &str, boot: &str| {
+        let attachment = attachment(container);
+        let record = Record { boot_id: boot.to_owned(), ..Record::of(&attachment, UNIX_EPOCH) };
+        store.lease(&attachment, &record, &sets).map(|record| record.addresses[0].to_string())
+    };
+    for container in ["a", "b", "c"] {
+        lease(container, "before").unwrap();
+    }
+    let kept = [lease("d", "now").unwrap(), lease("e", "now").unwrap()];
+
+    assert_eq!(lease("f", "now").unwrap(), "10.0.0.2");
+
+    assert_eq!(names(&store).0, ["d@eth0", "e@eth0", "f@eth0"]);
+    assert_eq!([lease("d", "now").unwrap(), lease("e", "now").unwrap()], kept);
+}
+
+#[test]
 fn leases_without_an_owner_and_drafts_are_swept() {
     let (_dir, store) = place();
     lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
