@@ -138,6 +138,7 @@ impl Plan {
             Some(Endpoint { address: *address, gateway: range.gateway() })
         });
         let wish = Wish {
+            network: &conf.network.name,
             attachment: &target.attachment,
             alias: &target.name(),
             mtu: self.mtu,

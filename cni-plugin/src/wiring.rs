@@ -46,6 +46,8 @@ pub struct Endpoint {
 /// What a wiring is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish<'a> {
+    /// The network's name.
+    pub network: &'a str,
     /// Which link of which container.
     pub attachment: &'a Attachment,
     /// What people call the pod.
@@ -107,10 +109,10 @@ impl crate::failure::Coded for Error {
 impl Wiring {
     /// Works out what a pod's link is to be.
     pub fn of(wish: Wish<'_>) -> Result<Self, Error> {
-        let seed = seed_of(wish.attachment);
+        let seed = seed_of(wish.network, wish.attachment);
         let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
         Ok(Self {
-            host_end: end(&host_end_of(wish.attachment), host_mac(seed)),
+            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed)),
             pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
             alias: wish.alias.to_owned(),
             routes: routes(wish.routes, &wish.endpoints)?,
@@ -226,9 +228,10 @@ fn known(link: u32, address: IpAddr, mac: Mac) -> Neighbour {
     Neighbour { link, address, mac: Some(mac), state: NeighbourState::Stale }
 }
 
-/// The name of the host end of an attachment: the prefix, and 13 letters and digits that hold the hash. 15 are allowed.
-pub fn host_end_of(attachment: &Attachment) -> String {
-    let seed = seed_of(attachment);
+/// The name of the host end of an attachment to a network: the prefix, and 13 letters and digits that hold the hash. A link's
+/// name may have 15.
+pub fn host_end_of(network: &str, attachment: &Attachment) -> String {
+    let seed = seed_of(network, attachment);
     let digits = (0..SEED_DIGITS).rev().map(|place| {
         let digit = usize::try_from((seed >> (5 * place)) & 0b1_1111).unwrap_or(0);
         char::from(DIGITS.get(digit).copied().unwrap_or(b'a'))
@@ -256,10 +259,10 @@ fn seed_in(name: &str) -> Option<u64> {
     })
 }
 
-/// Hashes an attachment to what its host end's name and the hardware addresses hold.
-fn seed_of(attachment: &Attachment) -> u64 {
-    let id = attachment.container_id().bytes();
-    fnv1a(id.chain([0]).chain(attachment.ifname().bytes()))
+/// Hashes what makes an attachment unique, for the host end's name and the hardware addresses. Neither part holds a zero byte.
+fn seed_of(network: &str, attachment: &Attachment) -> u64 {
+    let parts = [network, attachment.container_id(), attachment.ifname()];
+    fnv1a(parts.into_iter().flat_map(|part| part.bytes().chain([0])))
 }
 
 /// FNV-1a with 64 bits: the same on every machine and in every release, which the standard library's hash is not.

@@ -267,7 +267,7 @@ fairway_lab::sandbox_tests! {
         let (code, told) = failure(&runtime.call("ADD", "a"));
 
         assert_eq!(code, 101);
-        assert_eq!(told, "pod default/a: link eth0 in its namespace exists already, and fairway has not made it: remove it");
+        assert_eq!(told, "pod default/a: link eth0 in its namespace exists already, and is none of this network's: remove it, or choose another CNI_IFNAME");
         assert_eq!(traces(&runtime), Traces::default());
         success(&runtime.call("DEL", "a"));
         assert!(runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.is_ok() }));
@@ -396,6 +396,35 @@ fairway_lab::sandbox_tests! {
         success(&runtime.call_with("GC", "", &nothing_valid));
         assert_eq!(runtime.leases(), [""; 0]);
         assert_eq!(runtime.files("/run/fairway/other/leases").len(), 1);
+    }
+
+    fn gc_goes_on_over_what_it_cannot_remove_and_tells_it() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.add("gone");
+        let stray = host_end(&runtime.add("stray"));
+        runtime.host.run(|| {
+            std::fs::remove_file("/run/fairway/pods/owners/stray@eth0").unwrap();
+            std::fs::create_dir("/run/fairway/pods/leases/0-is-a-directory").unwrap();
+        }).unwrap();
+
+        let (code, told) = failure(&runtime.call_with("GC", "", &runtime.conf_with(&json!({ "cni.dev/valid-attachments": [] }))));
+
+        assert_eq!(code, 103);
+        assert!(told.starts_with("keep the leases: remove /run/fairway/pods/leases/0-is-a-directory"), "{told}");
+        assert!(!traces(&runtime).links.contains(&stray));
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
+    fn one_link_of_a_container_belongs_to_one_network() {
+        let runtime = Runtime::new(dual_stack());
+        let first = addresses(&runtime.add("a"));
+        let other = runtime.conf_with(&json!({ "name": "other", "ipam": { "subnet": "10.9.0.0/24" } }));
+
+        let (code, told) = failure(&runtime.call_with("ADD", "a", &other));
+
+        assert_eq!((code, told.contains("link eth0 in its namespace exists already")), (101, true), "{told}");
+        assert_eq!(say(&runtime, None, "a", &first[0]).0, "hello", "the first is not harmed");
+        assert_eq!(runtime.files("/run/fairway/other/leases"), [""; 0]);
     }
 
     fn ipv6_is_switched_on_where_a_runtime_left_it_off_and_forwarding_on_the_host() {

@@ -215,21 +215,34 @@ impl Store {
         Ok(self.owners.remove(&key)?)
     }
 
-    /// Removes leases without an owner, and drafts. Call it only when no other call on this network runs.
-    pub fn sweep(&self) -> Result<(), Error> {
+    /// Removes leases without an owner, and drafts. Goes on over what cannot be removed, and says what went wrong. Call it only
+    /// when no other call on this network runs.
+    pub fn sweep(&self) -> Vec<Error> {
+        let mut failures: Vec<Error> = match self.orphans() {
+            Ok(orphans) => {
+                orphans.iter().filter_map(|name| self.leases.remove(name).err()).map(Error::from).collect()
+            }
+            Err(error) => vec![error],
+        };
+        for directory in [&self.network, &self.last] {
+            failures.extend(directory.sweep().err().map(Error::from));
+        }
+        failures
+    }
+
+    /// Lists leases that are no owner's.
+    fn orphans(&self) -> Result<Vec<String>, Error> {
         let mut owners = BTreeSet::new();
         for key in self.owners.names()? {
             owners.extend(self.owners.inode(&key)?);
         }
-        for address in self.leases.names()? {
-            if self.leases.inode(&address)?.is_some_and(|inode| !owners.contains(&inode)) {
-                self.leases.remove(&address)?;
+        let mut orphans = Vec::new();
+        for name in self.leases.names()? {
+            if self.leases.inode(&name)?.is_some_and(|inode| !owners.contains(&inode)) {
+                orphans.push(name);
             }
         }
-        for directory in [&self.network, &self.last] {
-            directory.sweep()?;
-        }
-        Ok(())
+        Ok(orphans)
     }
 
     /// A record that cannot be read is as good as none: its leases are still found by it, and given back with it.

@@ -34,7 +34,7 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
         }
         Err(failure) => {
             // The first error is the one to tell; what cannot be undone now, DEL or GC finds by the lease.
-            let _ = super::del::undo(&host, &store, &target.attachment).await;
+            let _ = super::del::undo(&conf.network, &host, &store, &target.attachment).await;
             Err(failure)
         }
     }

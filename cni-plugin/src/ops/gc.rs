@@ -28,10 +28,10 @@ pub(super) async fn run(network: &Network) -> Result<(), Failure> {
 
     for attachment in store.attachments()? {
         if !valid.contains(&attachment) {
-            failures.extend(super::del::undo(&host, &store, &attachment).await.err());
+            failures.extend(super::del::undo(network, &host, &store, &attachment).await.err());
         }
     }
-    failures.extend(store.sweep().err().map(Failure::from));
+    failures.extend(store.sweep().into_iter().map(Failure::from));
     failures.extend(remove_stray_links(network, &host, &valid).await.unwrap_or_else(|failure| vec![failure]));
 
     match Failure::first_of(failures) {
@@ -46,12 +46,13 @@ async fn remove_stray_links(
     host: &Kernel,
     valid: &BTreeSet<Attachment>,
 ) -> Result<Vec<Failure>, Failure> {
-    let mut claimed: BTreeSet<String> = valid.iter().map(host_end_of).collect();
+    let mut claimed: BTreeSet<String> = valid.iter().map(|valid| host_end_of(&network.name, valid)).collect();
     // An ADD of another network may be running: its record is there before its link is, so list the links first.
     let host_ends = wire::host_ends(host).await?;
     let run_dir = run_dir(network);
     for name in run_dir.names().map_err(crate::ipam::store::Error::from)? {
-        claimed.extend(Store::of(&run_dir, &name)?.attachments()?.iter().map(host_end_of));
+        let attachments = Store::of(&run_dir, &name)?.attachments()?;
+        claimed.extend(attachments.iter().map(|attachment| host_end_of(&name, attachment)));
     }
 
     let mut failures = Vec::new();

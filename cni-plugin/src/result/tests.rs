@@ -14,7 +14,14 @@ fn result() -> AddResult {
     };
     let endpoints =
         vec![endpoint("10.244.1.7", "10.244.1.1"), endpoint("fd00:10:244:1::7", "fd00:10:244:1::1")];
-    let wish = Wish { attachment: &attachment, alias: "default/web", mtu: 1450, endpoints, routes: None };
+    let wish = Wish {
+        network: "pods",
+        attachment: &attachment,
+        alias: "default/web",
+        mtu: 1450,
+        endpoints,
+        routes: None,
+    };
     let dns = json!({ "nameservers": ["10.96.0.10"], "search": ["default.svc.cluster.local"] });
     AddResult { dns: Some(dns), ..Wiring::of(wish).unwrap().result("/run/netns/pod") }
 }

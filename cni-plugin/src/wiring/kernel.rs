@@ -17,7 +17,9 @@ use crate::failure::{Code, Coded};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A link of that name is there, and another's.
-    #[error("link {name} {place} exists already, and fairway has not made it: remove it")]
+    #[error(
+        "link {name} {place} exists already, and is none of this network's: remove it, or choose another CNI_IFNAME"
+    )]
     Foreign {
         /// The link's name.
         name: String,

@@ -16,7 +16,14 @@ fn dual_stack() -> Vec<Endpoint> {
 }
 
 fn wiring(endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) -> Result<Wiring, Error> {
-    Wiring::of(Wish { attachment: &attachment(), alias: "default/web", mtu: 1450, endpoints, routes })
+    Wiring::of(Wish {
+        network: "pods",
+        attachment: &attachment(),
+        alias: "default/web",
+        mtu: 1450,
+        endpoints,
+        routes,
+    })
 }
 
 fn route(dst: &str, gw: Option<&str>) -> PodRoute {
@@ -106,8 +113,8 @@ proptest! {
     #[test]
     fn a_host_end_is_known_by_its_name_and_hardware_address(id in "[a-z0-9]{1,64}", ifname in "[a-z0-9]{1,15}") {
         let attachment = Attachment::new(&id, &ifname).unwrap();
-        let name = host_end_of(&attachment);
-        let wish = Wish { attachment: &attachment, alias: "x", mtu: 1500, endpoints: vec![], routes: None };
+        let name = host_end_of("pods", &attachment);
+        let wish = Wish { network: "pods", attachment: &attachment, alias: "x", mtu: 1500, endpoints: vec![], routes: None };
         let wiring = Wiring::of(wish).unwrap();
 
         prop_assert_eq!(name.len(), 15);
@@ -119,12 +126,17 @@ proptest! {
 }
 
 #[test]
+fn one_link_of_a_container_has_a_host_end_for_each_network() {
+    assert_ne!(host_end_of("pods", &attachment()), host_end_of("other", &attachment()));
+}
+
+#[test]
 fn a_link_of_another_s_is_not_ours_whatever_it_is_called() {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     for name in ["fwbr100i0", "fwln100i0", "fw", "eth0", "fwaaaaaaaaaaaa1", "fwaaaaaaaaaaaaa"] {
         assert!(!is_ours(&link(name, mac)), "{name}");
     }
-    let name = host_end_of(&attachment());
+    let name = host_end_of("pods", &attachment());
     let ours = link(&name, wiring(dual_stack(), None).unwrap().host_end.mac);
     assert!(!is_ours(&Link { kind: Some("dummy".to_owned()), ..ours }));
 }
@@ -133,6 +145,6 @@ fn a_link_of_another_s_is_not_ours_whatever_it_is_called() {
 fn the_hash_is_the_same_in_every_release() {
     assert_eq!(fnv1a(b"a".iter().copied()), 0xaf63_dc4c_8601_ec8c);
     assert_eq!(fnv1a(b"foobar".iter().copied()), 0x8594_4171_f739_67e8);
-    assert_snapshot!(host_end_of(&attachment()));
+    assert_snapshot!(host_end_of("pods", &attachment()));
     assert_snapshot!(wiring(dual_stack(), None).unwrap().host_end.mac);
 }

@@ -188,7 +188,7 @@ fn leases_without_an_owner_and_drafts_are_swept() {
     lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
     store.leases.create_exclusively("10.1.0.9", b"{}").unwrap();
 
-    store.sweep().unwrap();
+    assert!(store.sweep().is_empty());
 
     assert_eq!(names(&store), (vec!["a@eth0".to_owned()], vec!["10.1.0.2".to_owned()]));
 }
@@ -200,7 +200,7 @@ fn nothing_is_made_to_look_for_a_lease_that_is_not_there() {
     assert_eq!(store.find(&attachment("a")).unwrap(), None);
     assert!(!store.release(&attachment("a")).unwrap());
     assert_eq!(store.attachments().unwrap(), []);
-    store.sweep().unwrap();
+    assert!(store.sweep().is_empty());
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 
@@ -245,7 +245,7 @@ proptest! {
                     let had = model.remove(&c).is_some();
                     prop_assert_eq!(store.release(&attachment(&format!("c{c}"))).unwrap(), had);
                 }
-                Step::Gc => store.sweep().unwrap(),
+                Step::Gc => prop_assert!(store.sweep().is_empty()),
             }
             let mut expected: Vec<String> = model.values().map(ToString::to_string).collect();
             expected.sort();
