@@ -1,2 +1,26 @@
-//! The plugin.
-fn main() {}
+//! `fairway`: reads the environment and standard input, runs, prints.
+
+use std::{
+    env,
+    io::{self, Read, Write},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+use cni_plugin::Environment;
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment and the clock")]
+fn main() -> ExitCode {
+    let environment = Environment::from_vars(env::vars_os(), SystemTime::now());
+    let mut stdin = Vec::new();
+    if environment.expects_configuration() && io::stdin().read_to_end(&mut stdin).is_err() {
+        stdin.clear(); // what cannot be read cannot be decoded: the plugin says so
+    }
+
+    let outcome = cni_plugin::run(&environment, &stdin);
+
+    // Where nobody reads, there is nobody to tell.
+    let _ = io::stderr().write_all(outcome.stderr.as_bytes());
+    let printed = io::stdout().write_all(outcome.stdout.as_bytes());
+    if printed.is_err() { ExitCode::FAILURE } else { ExitCode::from(outcome.exit_code) }
+}

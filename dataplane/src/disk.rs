@@ -169,11 +169,11 @@ impl Directory {
         }
     }
 
-    /// Lists the names in the directory, in order; none if there is no such directory.
+    /// Lists the names in the directory, in order; none if there is no directory.
     pub fn names(&self) -> Result<Vec<String>, Error> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_no_directory(&error) => return Ok(Vec::new()),
             Err(source) => return Err(self.failed("list")(source)),
         };
         let mut names = Vec::new();
@@ -199,7 +199,7 @@ impl Directory {
     pub fn sweep(&self) -> Result<(), Error> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_no_directory(&error) => return Ok(()),
             Err(source) => return Err(self.failed("list")(source)),
         };
         for entry in entries {
@@ -243,6 +243,11 @@ impl Directory {
     fn failed(&self, step: &'static str) -> impl Fn(io::Error) -> Error {
         move |source| Error::System { step, path: self.path.clone(), source }
     }
+}
+
+/// Says whether there is nothing to list: nothing at all, or a file.
+fn is_no_directory(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn is_draft(name: &OsStr) -> bool {

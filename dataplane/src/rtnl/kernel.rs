@@ -12,8 +12,8 @@ use std::io;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -31,13 +31,14 @@ pub struct Kernel {
 impl Kernel {
     /// Opens a socket in the calling thread's namespace. Call it inside a tokio runtime that drives I/O.
     pub fn open() -> Result<Self, Error> {
+        let runtime = runtime::Handle::try_current().map_err(|e| Error::Open(io::Error::other(e)))?;
         // Strict checking makes the kernel filter lists by what the request names.
         let (mut connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(Error::Open)?;
         // So that an answer that ends well can be told from a socket that broke.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
-        tokio::spawn(connection); // ends with the last clone of the handle
+        runtime.spawn(connection); // ends with the last clone of the handle
         Ok(Self { handle })
     }
 
@@ -78,8 +79,10 @@ impl Kernel {
         let mut answers = self.handle.clone().request(message).map_err(|_| incomplete())?;
         let mut picked = Vec::new();
         let mut is_whole = false;
+        let mut is_interrupted = false;
         while let Some(answer) = answers.next().await {
             is_whole = answer.header.flags & NLM_F_MULTIPART == 0;
+            is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::InnerMessage(inner) => picked.extend(pick(inner)),
                 NetlinkPayload::Error(error) if error.code.is_some() => {
@@ -96,7 +99,7 @@ impl Kernel {
             }
         }
         // The stream of a socket that broke just ends.
-        if is_whole { Ok(picked) } else { Err(incomplete()) }
+        if is_whole && !is_interrupted { Ok(picked) } else { Err(incomplete()) }
     }
 
     /// Asks for a list.
@@ -106,9 +109,19 @@ impl Kernel {
         object: &str,
         pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
+        // A list that changes while it is read may lack what was there all the time: read it again.
+        for _ in 1..LIST_TRIES {
+            match self.ask(request.clone(), NLM_F_DUMP, Operation::List, object, &pick).await {
+                Err(Error::Incomplete { .. }) => {}
+                answered => return answered,
+            }
+        }
         self.ask(request, NLM_F_DUMP, Operation::List, object, pick).await
     }
 }
+
+/// How often a list is read that others keep changing.
+const LIST_TRIES: u32 = 16;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;

@@ -1,0 +1,185 @@
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+
+/// Parses a configuration of a name and version, and of `more`.
+fn conf(more: &Value) -> Result<Conf, Error> {
+    let mut whole = json!({ "cniVersion": "1.1.0", "name": "pods", "type": "fairway" });
+    whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Conf::parse(Network::parse(whole.to_string().as_bytes())?)
+}
+
+fn sets(ipam: &Value) -> Vec<RangeSet> {
+    conf(&json!({ "ipam": ipam })).unwrap().ranges.unwrap()
+}
+
+/// The code and the message with its causes, as the runtime gets them.
+fn refusal(more: &Value) -> String {
+    let failure = crate::failure::Failure::from(conf(more).unwrap_err());
+    format!("{} {}", failure.code as u32, failure.on_one_line())
+}
+
+fn first_of(set: &RangeSet) -> String {
+    set.choose(None, &BTreeSet::new()).unwrap().to_string()
+}
+
+#[test]
+fn without_ipam_the_daemon_is_asked() {
+    let conf =
+        conf(&json!({ "mtu": 0, "unknown": [1, 2], "capabilities": { "portMappings": true } })).unwrap();
+
+    assert_eq!((conf.ranges, conf.routes, conf.mtu, conf.dns), (None, None, None, None));
+    assert_eq!(conf.network.run_dir, PathBuf::from("/run/fairway"));
+}
+
+#[test]
+fn a_subnet_alone_is_one_set() {
+    let sets =
+        sets(&json!({ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.9", "gateway": "10.244.1.254" }));
+
+    assert_eq!(sets.len(), 1);
+    assert_eq!(first_of(&sets[0]), "10.244.1.9");
+    assert_eq!(sets[0].ranges()[0].gateway().to_string(), "10.244.1.254");
+}
+
+#[test]
+fn ranges_are_sets_of_ranges_in_both_families() {
+    let sets = sets(&json!({ "type": "fairway", "ranges": [
+        [{ "subnet": "10.1.0.0/30" }, { "subnet": "10.2.0.0/24" }],
+        [{ "subnet": "fd00:1::/64" }],
+    ] }));
+
+    assert_eq!(
+        sets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.0/30, 10.2.0.0/24", "fd00:1::/64"]
+    );
+    assert_eq!(sets.iter().map(first_of).collect::<Vec<_>>(), ["10.1.0.2", "fd00:1::2"]);
+}
+
+#[test]
+fn a_subnet_beside_ranges_is_the_first_set() {
+    let sets = sets(&json!({ "subnet": "10.1.0.0/24", "ranges": [[{ "subnet": "fd00:1::/64" }]] }));
+    assert_eq!(sets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.0/24", "fd00:1::/64"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_named() {
+    for (more, told) in [
+        (json!({ "name": null }), "7 name is missing in the network configuration"),
+        (
+            json!({ "name": "../x" }),
+            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
+        ),
+        (json!({ "runDir": "run" }), "7 runDir \"run\": must be an absolute path"),
+        (
+            json!({ "cniVersion": "0.2.0" }),
+            "1 incompatible CNI versions: the configuration is \"0.2.0\", the plugin speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+        ),
+        (
+            json!({ "cniVersion": null }),
+            "1 incompatible CNI versions: the configuration is \"0.1.0\", the plugin speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+        ),
+        (
+            json!({ "mtu": -1 }),
+            "6 decode mtu of the network configuration: invalid value: integer `-1`, expected u32",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.1.0.0/31" } }),
+            "7 ipam: subnet 10.1.0.0/31 is too small: /30, or /126 in IPv6, at least",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.1.0.9/24" } }),
+            "7 ipam: subnet 10.1.0.9/24 has bits set beyond its prefix: 10.1.0.0/24 is meant?",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.1" } }),
+            "7 ipam: rangeEnd 10.2.0.1 is not in subnet 10.1.0.0/24",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.1.0.0/24", "gateway": "fd00::1" } }),
+            "7 ipam: gateway fd00::1 is not in subnet 10.1.0.0/24",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8" } }),
+            "7 ipam: range 10.1.0.9-10.1.0.8 ends before it starts",
+        ),
+        (json!({ "ipam": { "ranges": [[]] } }), "7 ipam: a set of ranges is empty"),
+        (
+            json!({ "ipam": { "ranges": [[{}]] } }),
+            "7 subnet of a range in ipam.ranges is missing in the network configuration",
+        ),
+        (
+            json!({ "ipam": { "ranges": [[{ "subnet": "10.1.0.0/24" }, { "subnet": "fd00::/64" }]] } }),
+            "7 ipam: a set of ranges mixes IPv4 and IPv6: make two sets, one of each",
+        ),
+        (
+            json!({ "ipam": { "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "10.1.2.0/24" }]] } }),
+            "7 ipam: ranges 10.1.0.0/16 and 10.1.2.0/24 overlap",
+        ),
+        (
+            json!({ "ipam": { "routes": [{ "dst": "10.0.0.1/8" }] } }),
+            "7 ipam.routes: 10.0.0.1/8 has bits set beyond its prefix",
+        ),
+        (
+            json!({ "ipam": { "routes": [{ "dst": "0.0.0.0/0", "gw": "fd00::1" }] } }),
+            "7 ipam.routes: 0.0.0.0/0 and its gateway fd00::1 are of different families",
+        ),
+    ] {
+        assert_eq!(refusal(&more), told);
+    }
+}
+
+#[test]
+fn what_is_no_json_cannot_be_decoded() {
+    for stdin in ["", "{", "[]", "\"x\""] {
+        let error = Network::parse(stdin.as_bytes()).unwrap_err();
+        assert!(matches!(error.code(), Code::Decode | Code::IncompatibleVersion), "{stdin:?}: {error}");
+    }
+}
+
+#[test]
+fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
+    for (more, told) in [
+        (
+            json!({ "ipam": { "type": "dhcp" } }),
+            "2 ipam.type=dhcp: addresses are leased by fairway itself: leave it out",
+        ),
+        (
+            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80 }] } }),
+            "2 runtimeConfig.portMappings=[{\"hostPort\":80}]: host ports are not supported yet",
+        ),
+        (
+            json!({ "args": { "cni": { "ips": ["10.0.0.9"] } } }),
+            "2 args.cni.ips=[\"10.0.0.9\"]: the plugin chooses addresses itself",
+        ),
+        (
+            json!({ "ipam": { "routes": [{ "dst": "10.0.0.0/8", "table": 7 }] } }),
+            "2 ipam.routes.table=7: only dst, gw, mtu and priority are",
+        ),
+    ] {
+        assert_eq!(refusal(&more), told);
+    }
+    let empty =
+        json!({ "runtimeConfig": { "portMappings": [], "bandwidth": { "ingressRate": 0 }, "mac": "" } });
+    assert!(conf(&empty).is_ok());
+}
+
+#[test]
+fn for_gc_no_attachments_is_an_answer_and_no_key_is_not() {
+    let valid = |more: &Value| conf(more).unwrap().network.valid_attachments();
+
+    assert_eq!(valid(&json!({ "cni.dev/valid-attachments": null })).unwrap(), []);
+    assert_eq!(valid(&json!({ "cni.dev/valid-attachments": [] })).unwrap(), []);
+    let one =
+        valid(&json!({ "cni.dev/valid-attachments": [{ "containerID": "c", "ifname": "eth0" }] })).unwrap();
+    assert_eq!(one, [ValidAttachment { container_id: "c".to_owned(), ifname: "eth0".to_owned() }]);
+    assert!(matches!(valid(&json!({})), Err(Error::Missing(_))));
+}
+
+#[test]
+fn del_and_gc_need_no_more_than_a_name_and_a_version() {
+    let stdin = json!({ "cniVersion": "1.1.0", "name": "pods", "ipam": "gone", "mtu": "x", "prevResult": 7 });
+    assert!(Network::parse(stdin.to_string().as_bytes()).is_ok());
+}

@@ -1,0 +1,229 @@
+//! Which addresses there are, and which comes next. Pure: no file, no clock.
+//!
+//! In: ranges, the address leased last, those that are taken. Out: the next free one in turn, so that one that was just freed
+//! is not given away before all others had their turn: somebody may still be talking to it.
+
+pub mod store;
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+
+use crate::failure::{Code, Coded};
+
+/// Why a range is no range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No room for a gateway and a pod.
+    #[error("subnet {0} is too small: /30, or /126 in IPv6, at least")]
+    TooSmall(IpNetwork),
+    /// Bits are set beyond the prefix.
+    #[error("subnet {subnet} has bits set beyond its prefix: {network} is meant?")]
+    HostBits {
+        /// As it stands there.
+        subnet: IpNetwork,
+        /// What is probably meant.
+        network: IpNetwork,
+    },
+    /// A bound is elsewhere.
+    #[error("{what} {address} is not in subnet {subnet}")]
+    Outside {
+        /// Which one.
+        what: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// Nothing lies between the bounds.
+    #[error("range {start}-{end} ends before it starts")]
+    Backwards {
+        /// First address.
+        start: IpAddr,
+        /// Last address.
+        end: IpAddr,
+    },
+    /// A set of ranges without any.
+    #[error("a set of ranges is empty")]
+    Empty,
+    /// One address is chosen from each set, so a set has one family.
+    #[error("a set of ranges mixes IPv4 and IPv6: make two sets, one of each")]
+    Mixed,
+    /// One address would be in two ranges.
+    #[error("ranges {0} and {1} overlap")]
+    Overlap(IpNetwork, IpNetwork),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        Code::InvalidConfiguration
+    }
+}
+
+/// Addresses of one subnet, from the first to the last, and the gateway they all use.
+///
+/// Both ends are in the subnet and in order; the gateway is of the subnet's family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Range {
+    subnet: IpNetwork,
+    start: IpAddr,
+    end: IpAddr,
+    gateway: IpAddr,
+}
+
+/// The parts of a range that a configuration may leave out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// First address; otherwise the subnet's first.
+    pub start: Option<IpAddr>,
+    /// Last address; otherwise the subnet's last.
+    pub end: Option<IpAddr>,
+    /// The gateway; otherwise the subnet's first address.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Range {
+    /// Takes a subnet with what the configuration says of it.
+    pub fn new(subnet: IpNetwork, bounds: Bounds) -> Result<Self, Error> {
+        let host_bits = if subnet.is_ipv4() { 32 } else { 128 } - subnet.prefix();
+        if host_bits < 2 {
+            return Err(Error::TooSmall(subnet));
+        }
+        if subnet.ip() != subnet.network() {
+            let network = IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(subnet);
+            return Err(Error::HostBits { subnet, network });
+        }
+        let first = address(number(subnet.network()) + 1, &subnet);
+        let last = if subnet.is_ipv4() { number(subnet.broadcast()) - 1 } else { number(subnet.broadcast()) };
+        let start = inside("rangeStart", bounds.start.unwrap_or(first), &subnet)?;
+        let end = inside("rangeEnd", bounds.end.unwrap_or_else(|| address(last, &subnet)), &subnet)?;
+        if number(end) < number(start) {
+            return Err(Error::Backwards { start, end });
+        }
+        // The gateway is an address of each host end, so it need not be in the subnet.
+        let gateway = bounds.gateway.unwrap_or(first);
+        if gateway.is_ipv4() != subnet.is_ipv4() {
+            return Err(Error::Outside { what: "gateway", address: gateway, subnet });
+        }
+        Ok(Self { subnet, start, end, gateway })
+    }
+
+    /// The gateway.
+    pub fn gateway(&self) -> IpAddr {
+        self.gateway
+    }
+
+    /// Says whether a pod may have this address: not the gateway's, the network's own, or the broadcast one.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.subnet.is_ipv4()
+            && (number(self.start)..=number(self.end)).contains(&number(ip))
+            && ip != self.gateway
+            && ip != self.subnet.network()
+            && (ip.is_ipv6() || ip != self.subnet.broadcast())
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.subnet.is_ipv4() == other.subnet.is_ipv4()
+            && number(self.start) <= number(other.end)
+            && number(other.start) <= number(self.end)
+    }
+
+    /// The pods' addresses from one number to another, both included.
+    fn addresses(self, from: u128, to: u128) -> impl Iterator<Item = IpAddr> {
+        (from..=to).map(move |n| address(n, &self.subnet)).filter(move |ip| self.contains(*ip))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.subnet)
+    }
+}
+
+/// Ranges of one family, that do not overlap, of which a pod gets one address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RangeSet(Vec<Range>);
+
+impl RangeSet {
+    /// Takes ranges that fit together.
+    pub fn new(ranges: Vec<Range>) -> Result<Self, Error> {
+        let Some(first) = ranges.first() else { return Err(Error::Empty) };
+        if ranges.iter().any(|range| range.subnet.is_ipv4() != first.subnet.is_ipv4()) {
+            return Err(Error::Mixed);
+        }
+        disjoint(&ranges)?;
+        Ok(Self(ranges))
+    }
+
+    /// Finds the range that a pod's address is of.
+    pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
+        self.0.iter().find(|range| range.contains(ip))
+    }
+
+    /// The ranges.
+    pub fn ranges(&self) -> &[Range] {
+        &self.0
+    }
+
+    /// Chooses the next free address after the last one leased, in a circle over all ranges.
+    pub fn choose(&self, last: Option<IpAddr>, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+        let place = last.and_then(|last| {
+            let index = self.0.iter().position(|range| range.contains(last))?;
+            Some((index, number(last)))
+        });
+        let (index, last) = place.unwrap_or((0, 0));
+        let (before, from) = self.0.split_at_checked(index)?;
+        let (current, after) = from.split_first()?;
+
+        let start = number(current.start);
+        let next = last.checked_add(1).map(|next| current.addresses(start.max(next), number(current.end)));
+        let rest_of_current = next.into_iter().flatten();
+        let others = after.iter().chain(before);
+        let others = others.flat_map(|range| range.addresses(number(range.start), number(range.end)));
+        let up_to_last = current.addresses(start, last);
+
+        // At most as many are skipped as are taken, so a large range costs no more than a small one.
+        rest_of_current.chain(others).chain(up_to_last).find(|ip| !taken.contains(ip))
+    }
+}
+
+impl fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&ranges.join(", "))
+    }
+}
+
+/// Says which two ranges share an address, if any do.
+pub fn disjoint<'a>(ranges: impl IntoIterator<Item = &'a Range>) -> Result<(), Error> {
+    let mut seen: Vec<&Range> = Vec::new();
+    for range in ranges {
+        if let Some(other) = seen.iter().find(|other| other.overlaps(range)) {
+            return Err(Error::Overlap(other.subnet, range.subnet));
+        }
+        seen.push(range);
+    }
+    Ok(())
+}
+
+fn inside(what: &'static str, ip: IpAddr, subnet: &IpNetwork) -> Result<IpAddr, Error> {
+    if subnet.contains(ip) { Ok(ip) } else { Err(Error::Outside { what, address: ip, subnet: *subnet }) }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+/// The address of that number, in the subnet's family.
+fn address(number: u128, subnet: &IpNetwork) -> IpAddr {
+    match subnet {
+        IpNetwork::V4(_) => IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into()),
+        IpNetwork::V6(_) => IpAddr::V6(number.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

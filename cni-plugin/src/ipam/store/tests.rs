@@ -1,0 +1,256 @@
+use std::{collections::BTreeMap, thread};
+
+use dataplane::disk::Durability;
+use proptest::{collection::vec, prelude::*};
+use tempfile::TempDir;
+
+use super::*;
+use crate::ipam::{Bounds, Range};
+
+fn place() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::of(&Directory::new(dir.path(), Durability::Volatile), "pods").unwrap();
+    (dir, store)
+}
+
+fn attachment(container: &str) -> Attachment {
+    Attachment::new(container, "eth0").unwrap()
+}
+
+fn sets(subnets: &[&str]) -> Vec<RangeSet> {
+    let set =
+        |subnet: &&str| RangeSet::new(vec![Range::new(subnet.parse().unwrap(), Bounds::default()).unwrap()]);
+    subnets.iter().map(|subnet| set(subnet).unwrap()).collect()
+}
+
+fn lease(store: &Store, container: &str, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
+    let attachment = attachment(container);
+    store.lease(&attachment, &Record::of(&attachment, UNIX_EPOCH), sets).map(|record| record.addresses)
+}
+
+fn names(store: &Store) -> (Vec<String>, Vec<String>) {
+    (store.owners.names().unwrap(), store.leases.names().unwrap())
+}
+
+const DUAL: [&str; 2] = ["10.244.1.0/24", "fd00::/64"];
+
+#[test]
+fn a_lease_is_one_file_under_the_names_of_its_owner_and_its_addresses() {
+    let (_dir, store) = place();
+
+    let leased = lease(&store, "a", &sets(&DUAL)).unwrap();
+
+    assert_eq!(leased.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.2", "fd00::2"]);
+    assert_eq!(
+        names(&store),
+        (vec!["a@eth0".to_owned()], vec!["10.244.1.2".to_owned(), "fd00::2".to_owned()])
+    );
+    let owner = store.owners.inode("a@eth0").unwrap();
+    assert_eq!(store.leases.inode("10.244.1.2").unwrap(), owner);
+    assert_eq!(store.leases.inode("fd00::2").unwrap(), owner);
+}
+
+#[test]
+fn the_same_attachment_gets_the_same_addresses_and_another_link_others() {
+    let (_dir, store) = place();
+    let first = lease(&store, "a", &sets(&DUAL)).unwrap();
+
+    let other = Attachment::new("a", "eth1").unwrap();
+    let other = store.lease(&other, &Record::of(&other, UNIX_EPOCH), &sets(&DUAL)).unwrap();
+
+    assert_eq!(lease(&store, "a", &sets(&DUAL)).unwrap(), first);
+    assert_ne!(other.addresses, first);
+}
+
+#[test]
+fn a_released_address_waits_for_its_turn() {
+    let (_dir, store) = place();
+    let sets = sets(&["10.0.0.0/29"]); // .2 to .6
+    let a = lease(&store, "a", &sets).unwrap();
+
+    assert!(store.release(&attachment("a")).unwrap());
+    assert!(!store.release(&attachment("a")).unwrap());
+    let next: Vec<_> = ["b", "c", "d", "e"].map(|c| lease(&store, c, &sets).unwrap()).concat();
+
+    assert!(!next.contains(&a[0]), "{next:?}");
+    assert_eq!(lease(&store, "f", &sets).unwrap(), a);
+}
+
+#[test]
+fn when_all_are_leased_the_message_says_how_many_and_what_to_do() {
+    let (_dir, store) = place();
+    let both = sets(&["10.0.0.0/24", "fd00::/126"]);
+    lease(&store, "a", &both).unwrap();
+    lease(&store, "b", &both).unwrap();
+
+    let error = lease(&store, "c", &both).unwrap_err();
+
+    assert_eq!(error.to_string(), "no free address in fd00::/126 (2 leased): raise the pod CIDR or run GC");
+    assert_eq!(names(&store).0, ["a@eth0", "b@eth0"], "nothing is left of the try");
+    assert_eq!(names(&store).1.len(), 4);
+}
+
+#[test]
+fn many_at_once_get_distinct_addresses() {
+    let (_dir, store) = place();
+    let sets = sets(&DUAL);
+
+    let leased: Vec<Vec<IpAddr>> = thread::scope(|scope| {
+        let (store, sets) = (&store, &sets);
+        let all: Vec<_> =
+            (0..16).map(|i| scope.spawn(move || lease(store, &format!("c{i}"), sets).unwrap())).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+
+    let distinct: BTreeSet<IpAddr> = leased.concat().into_iter().collect();
+    assert_eq!(distinct.len(), 32);
+    assert_eq!(names(&store).1.len(), 32);
+}
+
+#[test]
+fn what_a_crash_left_between_owner_and_lease_is_made_whole_by_the_same_add() {
+    let (_dir, store) = place();
+    let sets = sets(&DUAL);
+    let first = lease(&store, "a", &sets).unwrap();
+    store.leases.remove(&first[1].to_string()).unwrap(); // as if it had crashed before the second link
+    lease(&store, "b", &sets).unwrap();
+
+    let again = lease(&store, "a", &sets).unwrap();
+
+    assert_eq!(names(&store).1.len(), 4, "two for each");
+    let owner = store.owners.inode("a@eth0").unwrap();
+    for address in again {
+        assert_eq!(store.leases.inode(&address.to_string()).unwrap(), owner);
+    }
+}
+
+#[test]
+fn release_never_takes_a_lease_that_another_has_by_now() {
+    let (_dir, store) = place();
+    let sets = sets(&["10.0.0.0/30"]); // .2 alone
+    let leased = lease(&store, "a", &sets).unwrap();
+    store.leases.remove(&leased[0].to_string()).unwrap();
+    lease(&store, "b", &sets).unwrap();
+
+    assert!(store.release(&attachment("a")).unwrap());
+
+    assert_eq!(names(&store), (vec!["b@eth0".to_owned()], vec!["10.0.0.2".to_owned()]));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_given_back_with_its_leases() {
+    let (_dir, store) = place();
+    store.make().unwrap();
+    let draft = store.network.draft(b"{ half").unwrap();
+    store.owners.link(&draft, "a@eth0").unwrap();
+    store.leases.link(&draft, "10.244.1.2").unwrap();
+    drop(draft);
+
+    assert_eq!(store.find(&attachment("a")).unwrap(), None);
+    assert!(store.release(&attachment("a")).unwrap());
+    assert_eq!(names(&store), (vec![], vec![]));
+}
+
+#[test]
+fn leases_of_another_range_are_given_back_when_the_configuration_changes() {
+    let (_dir, store) = place();
+    lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
+
+    let moved = lease(&store, "a", &sets(&["10.2.0.0/24"])).unwrap();
+
+    assert_eq!(moved[0].to_string(), "10.2.0.2");
+    assert_eq!(names(&store).1, ["10.2.0.2"]);
+}
+
+#[test]
+fn leases_of_an_earlier_boot_are_given_back_when_addresses_run_out() {
+    let (_dir, store) = place();
+    let sets = sets(&["10.0.0.0/29"]); // .2 to .6
+    let lease = |container: &str, boot: &str| {
+        let attachment = attachment(container);
+        let record = Record { boot_id: boot.to_owned(), ..Record::of(&attachment, UNIX_EPOCH) };
+        store.lease(&attachment, &record, &sets).map(|record| record.addresses[0].to_string())
+    };
+    for container in ["a", "b", "c"] {
+        lease(container, "before").unwrap();
+    }
+    let kept = [lease("d", "now").unwrap(), lease("e", "now").unwrap()];
+
+    assert_eq!(lease("f", "now").unwrap(), "10.0.0.2");
+
+    assert_eq!(names(&store).0, ["d@eth0", "e@eth0", "f@eth0"]);
+    assert_eq!([lease("d", "now").unwrap(), lease("e", "now").unwrap()], kept);
+}
+
+#[test]
+fn leases_without_an_owner_and_drafts_are_swept() {
+    let (_dir, store) = place();
+    lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
+    store.leases.create_exclusively("10.1.0.9", b"{}").unwrap();
+
+    assert!(store.sweep().is_empty());
+
+    assert_eq!(names(&store), (vec!["a@eth0".to_owned()], vec!["10.1.0.2".to_owned()]));
+}
+
+#[test]
+fn nothing_is_made_to_look_for_a_lease_that_is_not_there() {
+    let (dir, store) = place();
+
+    assert_eq!(store.find(&attachment("a")).unwrap(), None);
+    assert!(!store.release(&attachment("a")).unwrap());
+    assert_eq!(store.attachments().unwrap(), []);
+    assert!(store.sweep().is_empty());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8),
+    Del(u8),
+    Gc,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    vec(
+        prop_oneof![6 => (0..8u8).prop_map(Step::Add), 4 => (0..8u8).prop_map(Step::Del), 1 => Just(Step::Gc)],
+        0..40,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// The model: who has which address. Five addresses, eight containers.
+    #[test]
+    fn the_store_agrees_with_a_table_of_who_has_what(steps in steps()) {
+        let (_dir, store) = place();
+        let sets = sets(&["10.0.0.0/29"]);
+        let mut model: BTreeMap<u8, IpAddr> = BTreeMap::new();
+
+        for step in steps {
+            match step {
+                Step::Add(c) => match lease(&store, &format!("c{c}"), &sets) {
+                    Ok(leased) => {
+                        let others = model.iter().filter(|(other, _)| **other != c);
+                        prop_assert!(others.map(|(_, ip)| ip).all(|ip| *ip != leased[0]), "{} twice", leased[0]);
+                        prop_assert_eq!(*model.entry(c).or_insert(leased[0]), leased[0], "not the same again");
+                    }
+                    Err(error) => {
+                        prop_assert!(matches!(error, Error::Exhausted { leased: 5, .. }), "{error}");
+                        prop_assert!(model.len() == 5 && !model.contains_key(&c));
+                    }
+                },
+                Step::Del(c) => {
+                    let had = model.remove(&c).is_some();
+                    prop_assert_eq!(store.release(&attachment(&format!("c{c}"))).unwrap(), had);
+                }
+                Step::Gc => prop_assert!(store.sweep().is_empty()),
+            }
+            let mut expected: Vec<String> = model.values().map(ToString::to_string).collect();
+            expected.sort();
+            prop_assert_eq!(store.leases.names().unwrap(), expected);
+            prop_assert_eq!(store.attachments().unwrap().len(), model.len());
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What each verb does: the shell that joins the parts.
+//!
+//! In: a verb and the configuration. Out: what to print, if the verb prints anything. This is the only place of the plugin
+//! that opens sockets and namespaces.
+
+mod add;
+mod check;
+mod del;
+mod gc;
+mod status;
+pub(crate) mod version;
+
+use dataplane::{
+    disk::{Directory, Durability},
+    netns::{self, Netns},
+    rtnl::{self, Kernel},
+    sysctl,
+};
+
+use crate::{
+    conf::{Conf, Network},
+    failure::{Code, Coded, Failure},
+    ipam::{
+        Range, RangeSet,
+        store::{Record, Store},
+    },
+    node::Node,
+    request::{Target, Verb},
+    wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish},
+};
+
+/// Does what a verb says, and returns its result as JSON, where it has one.
+pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> {
+    let network = Network::parse(stdin)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?;
+    runtime.block_on(async {
+        match verb {
+            Verb::Add(target) => {
+                add::run(network, target).await.map(Some).map_err(|failure| failure.of(&target.subject()))
+            }
+            Verb::Check(target) => check::run(network, target)
+                .await
+                .map_err(|failure| failure.of(&target.subject()))
+                .map(|()| None),
+            Verb::Del(attachment) => {
+                let container = format!("container {}", attachment.container_id());
+                del::run(&network, attachment).await.map_err(|failure| failure.of(&container)).map(|()| None)
+            }
+            Verb::Gc => gc::run(&network).await.map(|()| None),
+            Verb::Status => status::run(network).await.map(|()| None),
+        }
+    })
+}
+
+/// What goes wrong between the parts.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("open the pod's network namespace")]
+    Netns(#[source] netns::Error),
+    #[error("CNI_NETNS is the plugin's own network namespace")]
+    OwnNetns,
+    #[error("tell the pod's network namespace from others")]
+    Inode(#[source] std::io::Error),
+    #[error("tell this boot from others")]
+    Boot(#[source] sysctl::Error),
+    #[error("reach the kernel")]
+    Kernel(#[source] rtnl::Error),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Netns(_) | Self::OwnNetns => Code::InvalidNetns,
+            Self::Runtime(_) | Self::Inode(_) | Self::Boot(_) => Code::InputOutput,
+            Self::Kernel(_) => Code::Wiring,
+        }
+    }
+}
+
+/// A pod's network namespace, open.
+struct Sandbox {
+    netns: Netns,
+    inode: u64,
+}
+
+impl Sandbox {
+    /// Opens it, unless it is the plugin's own: then the plugin would wire the host to itself.
+    fn open(target: &Target) -> Result<Self, Error> {
+        let netns = Netns::open(&target.netns).map_err(Error::Netns)?;
+        let own = Netns::current().map_err(Error::Netns)?;
+        let inode = netns.inode().map_err(Error::Inode)?;
+        if !target.may_be_own && inode == own.inode().map_err(Error::Inode)? {
+            return Err(Error::OwnNetns);
+        }
+        Ok(Self { netns, inode })
+    }
+}
+
+fn run_dir(network: &Network) -> Directory {
+    Directory::new(&network.run_dir, Durability::Volatile)
+}
+
+fn store(network: &Network) -> Result<Store, Failure> {
+    Ok(Store::of(&run_dir(network), &network.name)?)
+}
+
+fn kernel() -> Result<Kernel, Failure> {
+    Ok(Kernel::open().map_err(Error::Kernel)?)
+}
+
+/// What the configuration says of addresses, and what the daemon says where it says nothing.
+struct Plan {
+    sets: Vec<RangeSet>,
+    mtu: u32,
+}
+
+impl Plan {
+    fn of(conf: &Conf) -> Result<Self, Failure> {
+        if let Some(sets) = &conf.ranges {
+            return Ok(Self { sets: sets.clone(), mtu: conf.mtu.unwrap_or(DEFAULT_MTU) });
+        }
+        let node = Node::read(&run_dir(&conf.network))?;
+        let sets = node
+            .pod_cidrs
+            .iter()
+            .map(|cidr| RangeSet::new(vec![Range::new(*cidr, crate::ipam::Bounds::default())?]));
+        let sets = sets.collect::<Result<Vec<_>, crate::ipam::Error>>()?;
+        Ok(Self { sets, mtu: conf.mtu.or(node.mtu).unwrap_or(DEFAULT_MTU) })
+    }
+
+    /// Works out the wiring of a pod that has its addresses.
+    fn wiring(&self, conf: &Conf, target: &Target, record: &Record) -> Result<Wiring, Failure> {
+        let gateways = record.addresses.iter().filter_map(|address| {
+            let range = self.sets.iter().find_map(|set| set.range_of(*address))?;
+            Some(Endpoint { address: *address, gateway: range.gateway() })
+        });
+        let wish = Wish {
+            network: &conf.network.name,
+            attachment: &target.attachment,
+            alias: &target.name(),
+            mtu: self.mtu,
+            endpoints: gateways.collect(),
+            routes: conf.routes.as_deref(),
+        };
+        Ok(Wiring::of(wish)?)
+    }
+}

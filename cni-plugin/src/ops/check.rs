@@ -1,0 +1,68 @@
+//! CHECK: is the attachment still what ADD made of it?
+
+use dataplane::rtnl::Kernel;
+
+use super::{Error, Plan, Sandbox, kernel, store};
+use crate::{
+    conf::{self, Conf, Network},
+    failure::{Code, Coded, Failure},
+    ipam::store::Record,
+    request::Target,
+    result::AddResult,
+    spec::SpecVersion,
+    wiring::{Wiring, kernel as wire},
+};
+
+/// What is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum Altered {
+    #[error("no lease is kept for this container and link")]
+    NoLease,
+    #[error("{0}")]
+    Faults(String),
+}
+
+impl Coded for Altered {
+    fn code(&self) -> Code {
+        Code::Altered
+    }
+}
+
+/// Compares what ADD returned, what the lease says and what the kernel has, and names what differs.
+pub(super) async fn run(network: Network, target: &Target) -> Result<(), Failure> {
+    network.require("CHECK", SpecVersion::V0_4_0)?;
+    let conf = Conf::parse(network)?;
+    let returned = conf.prev_result.clone().ok_or(conf::Error::Missing("prevResult"))?;
+    let sandbox = Sandbox::open(target)?;
+    let plan = Plan::of(&conf)?;
+    let record = store(&conf.network)?.find(&target.attachment)?.ok_or(Altered::NoLease)?;
+    let wiring = plan.wiring(&conf, target, &record)?;
+
+    let mut faults = disagreements(&returned, &wiring, &record);
+    let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
+    faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
+    if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
+}
+
+/// Lists where what ADD returned and what is leased are not the same.
+fn disagreements(returned: &AddResult, wiring: &Wiring, record: &Record) -> Vec<String> {
+    let mut faults = Vec::new();
+    let is_pod_end =
+        |link: &crate::result::Interface| link.name == wiring.pod_end.name && link.sandbox.is_some();
+    let Some(place) = returned.interfaces.iter().position(is_pod_end) else {
+        return vec![format!("prevResult has no link {} in the pod", wiring.pod_end.name)];
+    };
+    let of_pod_end = returned.ips.iter().filter(|ip| ip.interface == Some(place));
+    let returned: Vec<_> = of_pod_end.map(|ip| ip.address.ip()).collect();
+    for address in &returned {
+        if !record.addresses.contains(address) {
+            faults.push(format!("prevResult has address {address}, which is not leased to it"));
+        }
+    }
+    for address in &record.addresses {
+        if !returned.contains(address) {
+            faults.push(format!("address {address} is leased to it, and prevResult does not have it"));
+        }
+    }
+    faults
+}

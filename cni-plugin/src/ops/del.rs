@@ -1,0 +1,32 @@
+//! DEL: everything of an attachment goes, whatever is left of it.
+//!
+//! Neither the pod's namespace nor the rest of the configuration is needed: the host end is found by the attachment, the pod end
+//! goes with it, and the lease is found by the attachment as well.
+
+use dataplane::rtnl::Kernel;
+
+use super::{kernel, store};
+use crate::{
+    conf::Network,
+    failure::Failure,
+    ipam::store::Store,
+    request::Attachment,
+    wiring::{host_end_of, kernel as wire},
+};
+
+/// Takes an attachment away. Nothing to take is fine.
+pub(super) async fn run(network: &Network, attachment: &Attachment) -> Result<(), Failure> {
+    undo(network, &kernel()?, &store(network)?, attachment).await
+}
+
+/// Removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more.
+pub(super) async fn undo(
+    network: &Network,
+    host: &Kernel,
+    store: &Store,
+    attachment: &Attachment,
+) -> Result<(), Failure> {
+    wire::demolish(host, &host_end_of(&network.name, attachment)).await?;
+    store.release(attachment)?;
+    Ok(())
+}

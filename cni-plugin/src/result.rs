@@ -1,0 +1,122 @@
+//! What ADD returns, in each version of the specification.
+//!
+//! In: links, addresses, routes as values, or an earlier result as JSON. Out: the same as JSON, with what the version has.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::spec::SpecVersion;
+
+/// What a list of plugins made: a success result of the specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddResult {
+    /// Links, on the host and in the pod.
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
+    /// The pod's addresses.
+    #[serde(default)]
+    pub ips: Vec<Ip>,
+    /// The pod's routes.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Name servers and such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Value>,
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The largest packet it takes. Since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The network namespace that it is in; nothing on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// What earlier plugins said beyond this. Since 1.1.0.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// An address of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ip {
+    /// Which of the links has it, by place in the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+    /// The address.
+    pub address: IpNetwork,
+    /// Through whom it reaches others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where to.
+    pub dst: IpNetwork,
+    /// Through whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    /// What else there is to it. Since 1.1.0.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+impl AddResult {
+    /// Reads a result of any version that the plugin speaks.
+    pub fn parse(value: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(value)
+    }
+
+    /// Adds what this plugin made to what the plugins before it made.
+    #[must_use]
+    pub fn after(self, earlier: Self) -> Self {
+        let moved = earlier.interfaces.len();
+        let ips = self.ips.into_iter().map(|ip| Ip { interface: ip.interface.map(|i| i + moved), ..ip });
+        Self {
+            ips: earlier.ips.into_iter().chain(ips).collect(),
+            interfaces: earlier.interfaces.into_iter().chain(self.interfaces).collect(),
+            routes: earlier.routes.into_iter().chain(self.routes).collect(),
+            dns: self.dns.or(earlier.dns),
+        }
+    }
+
+    /// Prints it in a version.
+    pub fn to_json(&self, version: SpecVersion) -> String {
+        let mut this = self.clone();
+        if version < SpecVersion::V1_1_0 {
+            for interface in &mut this.interfaces {
+                (interface.mtu, interface.rest) = (None, Map::new());
+            }
+            for route in &mut this.routes {
+                route.rest.clear();
+            }
+        }
+        let mut ips: Vec<Value> = this.ips.iter().map(|ip| json!(ip)).collect();
+        if version < SpecVersion::V1_0_0 {
+            for (value, ip) in ips.iter_mut().zip(&this.ips) {
+                let family = if ip.address.is_ipv4() { "4" } else { "6" };
+                value.as_object_mut().map(|ip| ip.insert("version".to_owned(), family.into()));
+            }
+        }
+        let mut result = json!(this);
+        if let Some(object) = result.as_object_mut() {
+            object.insert("cniVersion".to_owned(), version.as_str().into());
+            object.insert("ips".to_owned(), ips.into());
+        }
+        format!("{result:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests;

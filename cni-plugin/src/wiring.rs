@@ -1,0 +1,284 @@
+//! What makes a pod reachable: a veth pair, and on either side an address, routes and a neighbour. Pure: nothing is done here.
+//!
+//! In: an attachment, its addresses and their gateways. Out: the pair, and what belongs on each end. There is no bridge, so nothing
+//! depends on `br_netfilter`; every packet is routed by the host, where service rules see it.
+//!
+//! ```text
+//!  host                                               │ pod
+//!  fw7mqk…   alias default/web                        │ eth0
+//!  address   10.244.1.1/32   the same on all ends     │ address   10.244.1.7/32
+//!  route     10.244.1.7 dev fw7mqk… src 10.244.1.1    │ routes    10.244.1.1 dev eth0
+//!                                                     │           default via 10.244.1.1
+//!  neighbour 10.244.1.7 is the pod end                │ neighbour 10.244.1.1 is the host end
+//! ```
+//!
+//! The name of the host end holds a hash of the attachment, and the hardware addresses of both ends are made from it. A link
+//! whose name and address agree in that way is ours; others may well have names that begin with `fw`.
+
+pub mod kernel;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use dataplane::{
+    owner,
+    rtnl::{self, Address, Link, Mac, Neighbour, NeighbourState, VethEnd},
+};
+use ipnetwork::IpNetwork;
+
+use crate::{
+    conf::PodRoute,
+    request::Attachment,
+    result::{AddResult, Interface, Ip, Route},
+};
+
+/// Ethernet's, and what the kernel gives a veth pair.
+pub const DEFAULT_MTU: u32 = 1500;
+
+/// An address of a pod, and the gateway it uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The pod's.
+    pub address: IpAddr,
+    /// The host end's.
+    pub gateway: IpAddr,
+}
+
+/// What a wiring is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish<'a> {
+    /// The network's name.
+    pub network: &'a str,
+    /// Which link of which container.
+    pub attachment: &'a Attachment,
+    /// What people call the pod.
+    pub alias: &'a str,
+    /// The largest packet.
+    pub mtu: u32,
+    /// The pod's addresses.
+    pub endpoints: Vec<Endpoint>,
+    /// The pod's routes; otherwise a default route for each family.
+    pub routes: Option<&'a [PodRoute]>,
+}
+
+/// A pod's link, as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wiring {
+    /// The end on the host.
+    pub host_end: VethEnd,
+    /// The end in the pod.
+    pub pod_end: VethEnd,
+    /// The free text on the host end: the pod's name.
+    pub alias: String,
+    endpoints: Vec<Endpoint>,
+    routes: Vec<(PodRoute, IpAddr)>,
+}
+
+/// What belongs on one end of the pair, once its index is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Routes over it, in an order in which the kernel takes them.
+    pub routes: Vec<rtnl::Route>,
+    /// Who is at the other end.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A route of the pod that does not go through a gateway that the pod has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The family has no address.
+    #[error("ipam.routes: {0} is of a family that the pod has no address of")]
+    NoAddress(IpNetwork),
+    /// Only the host end is reached by the pod.
+    #[error("ipam.routes: {dst} through {gw}, which is the gateway of no range: leave gw out")]
+    NoGateway {
+        /// The destination.
+        dst: IpNetwork,
+        /// The gateway.
+        gw: IpAddr,
+    },
+}
+
+impl crate::failure::Coded for Error {
+    fn code(&self) -> crate::failure::Code {
+        crate::failure::Code::InvalidConfiguration
+    }
+}
+
+impl Wiring {
+    /// Works out what a pod's link is to be.
+    pub fn of(wish: Wish<'_>) -> Result<Self, Error> {
+        let seed = seed_of(wish.network, wish.attachment);
+        let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
+        Ok(Self {
+            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed)),
+            pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
+            alias: wish.alias.to_owned(),
+            routes: routes(wish.routes, &wish.endpoints)?,
+            endpoints: wish.endpoints,
+        })
+    }
+
+    /// What belongs on the host end.
+    pub fn host_side(&self, link: u32) -> Side {
+        let gateways = self.gateways().into_iter().map(|gateway| Address::bare(link, alone(gateway)));
+        let routes = self.endpoints.iter().map(|endpoint| rtnl::Route {
+            source: Some(endpoint.gateway),
+            ..rtnl::Route::on_link(alone(endpoint.address), link)
+        });
+        let pods = self.endpoints.iter().map(|endpoint| known(link, endpoint.address, self.pod_end.mac));
+        Side { addresses: gateways.collect(), routes: routes.collect(), neighbours: pods.collect() }
+    }
+
+    /// What belongs on the pod end.
+    pub fn pod_side(&self, link: u32) -> Side {
+        let gateways = self.gateways();
+        let own = self.endpoints.iter().map(|endpoint| Address::bare(link, alone(endpoint.address)));
+        let near = gateways.iter().map(|gateway| rtnl::Route::on_link(alone(*gateway), link));
+        let far = self.routes.iter().map(|(route, gateway)| rtnl::Route {
+            mtu: route.mtu,
+            metric: route.priority,
+            ..rtnl::Route::through(route.dst, *gateway, link)
+        });
+        let hosts = gateways.iter().map(|gateway| known(link, *gateway, self.host_end.mac));
+        Side { addresses: own.collect(), routes: near.chain(far).collect(), neighbours: hosts.collect() }
+    }
+
+    /// Says whether the pod has an address of IPv4, or of IPv6.
+    pub fn has_family(&self, is_ipv4: bool) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.address.is_ipv4() == is_ipv4)
+    }
+
+    /// What ADD returns for it.
+    pub fn result(&self, sandbox: &str) -> AddResult {
+        let interface = |end: &VethEnd, sandbox: Option<&str>| Interface {
+            name: end.name.clone(),
+            mac: Some(end.mac.to_string()),
+            mtu: Some(end.mtu),
+            sandbox: sandbox.map(str::to_owned),
+            rest: serde_json::Map::new(),
+        };
+        let ips = self.endpoints.iter().map(|endpoint| Ip {
+            interface: Some(1),
+            address: alone(endpoint.address),
+            gateway: Some(endpoint.gateway),
+        });
+        let routes = self.routes.iter().map(|(route, gateway)| {
+            let rest = [("mtu", route.mtu), ("priority", route.priority)];
+            let rest = rest.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
+            Route { dst: route.dst, gw: Some(*gateway), rest: rest.collect() }
+        });
+        AddResult {
+            interfaces: vec![interface(&self.host_end, None), interface(&self.pod_end, Some(sandbox))],
+            ips: ips.collect(),
+            routes: routes.collect(),
+            dns: None,
+        }
+    }
+
+    /// Several addresses may use one gateway.
+    fn gateways(&self) -> BTreeSet<IpAddr> {
+        self.endpoints.iter().map(|endpoint| endpoint.gateway).collect()
+    }
+}
+
+/// Gives every route the gateway that it goes through.
+fn routes(wanted: Option<&[PodRoute]>, endpoints: &[Endpoint]) -> Result<Vec<(PodRoute, IpAddr)>, Error> {
+    let gateway_of = |is_ipv4: bool| {
+        let mut gateways = endpoints.iter().map(|endpoint| endpoint.gateway);
+        gateways.find(|gateway| gateway.is_ipv4() == is_ipv4)
+    };
+    let Some(wanted) = wanted else {
+        let families = [true, false].into_iter().filter_map(gateway_of);
+        return Ok(families.map(|gateway| (default_route(gateway), gateway)).collect());
+    };
+    let through = wanted.iter().map(|route| {
+        let gateway = gateway_of(route.dst.is_ipv4()).ok_or(Error::NoAddress(route.dst))?;
+        match route.gw {
+            Some(gw) if endpoints.iter().all(|endpoint| endpoint.gateway != gw) => {
+                Err(Error::NoGateway { dst: route.dst, gw })
+            }
+            given => Ok((route.clone(), given.unwrap_or(gateway))),
+        }
+    });
+    through.collect()
+}
+
+fn default_route(gateway: IpAddr) -> PodRoute {
+    let any = match gateway {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    };
+    let dst = IpNetwork::new(any, 0).unwrap_or_else(|_| any.into());
+    PodRoute { dst, gw: None, mtu: None, priority: None }
+}
+
+/// An address as a network of its own: /32, or /128.
+fn alone(ip: IpAddr) -> IpNetwork {
+    ip.into()
+}
+
+/// A neighbour that is known before the first packet, which so waits for no ARP and no neighbour discovery: in IPv6 that
+/// would be the second or so until the link-local address has been found to be unique.
+///
+/// Stale rather than permanent: it is used at once all the same, but confirmed while it is in use. Should the other end ever
+/// get another hardware address, the link heals; with a permanent entry it would be dead without a trace.
+fn known(link: u32, address: IpAddr, mac: Mac) -> Neighbour {
+    Neighbour { link, address, mac: Some(mac), state: NeighbourState::Stale }
+}
+
+/// The name of the host end of an attachment to a network: the prefix, and 13 letters and digits that hold the hash. A link's
+/// name may have 15.
+pub fn host_end_of(network: &str, attachment: &Attachment) -> String {
+    let seed = seed_of(network, attachment);
+    let digits = (0..SEED_DIGITS).rev().map(|place| {
+        let digit = usize::try_from((seed >> (5 * place)) & 0b1_1111).unwrap_or(0);
+        char::from(DIGITS.get(digit).copied().unwrap_or(b'a'))
+    });
+    owner::LINK_PREFIX.chars().chain(digits).collect()
+}
+
+/// Says whether we made this link: it is a veth end whose name and hardware address come from one hash.
+pub fn is_ours(link: &Link) -> bool {
+    let seed = seed_in(&link.name);
+    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed)))
+}
+
+const SEED_DIGITS: u32 = 13;
+const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+fn seed_in(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(owner::LINK_PREFIX)?;
+    if digits.len() != 13 {
+        return None;
+    }
+    digits.bytes().try_fold(0_u64, |seed, byte| {
+        let digit = DIGITS.iter().position(|digit| *digit == byte)?;
+        Some((seed << 5) | u64::try_from(digit).ok()?)
+    })
+}
+
+/// Hashes what makes an attachment unique, for the host end's name and the hardware addresses. Neither part holds a zero byte.
+fn seed_of(network: &str, attachment: &Attachment) -> u64 {
+    let parts = [network, attachment.container_id(), attachment.ifname()];
+    fnv1a(parts.into_iter().flat_map(|part| part.bytes().chain([0])))
+}
+
+/// FNV-1a with 64 bits: the same on every machine and in every release, which the standard library's hash is not.
+fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn host_mac(seed: u64) -> Mac {
+    Mac::locally_administered(seed)
+}
+
+fn pod_mac(seed: u64) -> Mac {
+    Mac::locally_administered(!seed)
+}
+
+#[cfg(test)]
+mod tests;

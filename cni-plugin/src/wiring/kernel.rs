@@ -1,0 +1,228 @@
+//! A wiring made real, compared with what is real, and taken away.
+//!
+//! In: a [`Wiring`], the host's kernel and the pod's namespace. Out: links, addresses, routes and neighbours, or what is wrong with
+//! those there are. It decides nothing: what goes where is the wiring's to say.
+
+use dataplane::{
+    netns::{self, Netns},
+    owner,
+    rtnl::{self, Kernel, LOOPBACK, Link, Routes, VethEnd},
+    sysctl,
+};
+
+use super::{Side, Wiring, is_ours};
+use crate::failure::{Code, Coded};
+
+/// Why a pod could not be wired.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A link of that name is there, and another's.
+    #[error(
+        "link {name} {place} exists already, and is none of this network's: remove it, or choose another CNI_IFNAME"
+    )]
+    Foreign {
+        /// The link's name.
+        name: String,
+        /// Where it is.
+        place: &'static str,
+    },
+    /// The kernel said no.
+    #[error("wire the pod {place}")]
+    Rtnl {
+        /// On which side.
+        place: &'static str,
+        /// What it said, and to what.
+        source: rtnl::Error,
+    },
+    /// A kernel parameter is not as it should be, and cannot be set.
+    #[error("wire the pod {place}")]
+    Sysctl {
+        /// On which side.
+        place: &'static str,
+        /// Which, and why not.
+        source: sysctl::Error,
+    },
+    /// The pod's namespace cannot be entered.
+    #[error("wire the pod in its namespace")]
+    Netns(#[from] netns::Error),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Netns(_) => Code::InvalidNetns,
+            Self::Foreign { .. } | Self::Rtnl { .. } | Self::Sysctl { .. } => Code::Wiring,
+        }
+    }
+}
+
+const HOST: &str = "on the host";
+const POD: &str = "in its namespace";
+
+fn on_host(source: rtnl::Error) -> Error {
+    Error::Rtnl { place: HOST, source }
+}
+
+fn in_pod(source: rtnl::Error) -> Error {
+    Error::Rtnl { place: POD, source }
+}
+
+/// Finds a link; nothing if there is none.
+async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> {
+    match kernel.link(name).await {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the pod's link, unless it is there and as it should be. What is left of an earlier try is made anew.
+pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), Error> {
+    let pod = Kernel::open_in(netns).map_err(in_pod)?;
+    if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
+        if !is_ours(&there) {
+            return Err(Error::Foreign { name: there.name, place: HOST });
+        }
+        if faults(wiring, host, &pod).await?.is_empty() {
+            return Ok(());
+        }
+        remove(host, &there).await.map_err(on_host)?;
+    }
+    // SPEC "ADD": an interface of that name in the container is an error.
+    if let Some(there) = find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
+        return Err(Error::Foreign { name: there.name, place: POD });
+    }
+    allow_forwarding(wiring)?;
+
+    host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
+    let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
+    let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
+    if wiring.has_family(false) {
+        allow_ipv6(HOST, &[&wiring.host_end.name])?;
+        netns.run(|| allow_ipv6(POD, &["lo", &wiring.pod_end.name]))??;
+    }
+    pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
+    pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
+    host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
+    host.set_up(host_end.index, true).await.map_err(on_host)?;
+    install(&pod, &wiring.pod_side(pod_end.index)).await.map_err(in_pod)?;
+    install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)
+}
+
+async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
+    for address in &side.addresses {
+        kernel.add_address(address).await?;
+    }
+    // Before the routes: no packet comes this way without knowing whom to go to.
+    for neighbour in &side.neighbours {
+        kernel.put_neighbour(neighbour).await?;
+    }
+    for route in &side.routes {
+        kernel.add_route(route).await?;
+    }
+    Ok(())
+}
+
+/// The host routes what the pod sends; without this it would silently drop it.
+fn allow_forwarding(wiring: &Wiring) -> Result<(), Error> {
+    let keys = [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")];
+    for (is_ipv4, key) in keys {
+        if wiring.has_family(is_ipv4) {
+            sysctl::set_if_different(key, "1").map_err(|source| Error::Sysctl { place: HOST, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Some runtimes make namespaces in which IPv6 is off.
+fn allow_ipv6(place: &'static str, links: &[&str]) -> Result<(), Error> {
+    for link in links {
+        let key = format!("net/ipv6/conf/{link}/disable_ipv6");
+        sysctl::set_if_different(&key, "0").map_err(|source| Error::Sysctl { place, source })?;
+    }
+    Ok(())
+}
+
+/// Lists what is not as the wiring has it: missing, down, or different. Empty if all is well.
+pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<String>, Error> {
+    let mut faults = Vec::new();
+    let host_end = find(host, &wiring.host_end.name).await.map_err(on_host)?;
+    let pod_end = find(pod, &wiring.pod_end.name).await.map_err(in_pod)?;
+    let loopback = pod.link_by_index(LOOPBACK).await.map_err(in_pod)?;
+
+    if !loopback.is_up {
+        faults.push(format!("link {} {POD} is down", loopback.name));
+    }
+    match host_end {
+        None => faults.push(format!("link {} {HOST} is missing", wiring.host_end.name)),
+        Some(link) => {
+            faults.extend(differences(&wiring.host_end, &link, HOST));
+            let side = wiring.host_side(link.index);
+            faults.extend(missing(host, &side, HOST).await.map_err(on_host)?);
+        }
+    }
+    match pod_end {
+        None => faults.push(format!("link {} {POD} is missing", wiring.pod_end.name)),
+        Some(link) => {
+            faults.extend(differences(&wiring.pod_end, &link, POD));
+            let side = wiring.pod_side(link.index);
+            faults.extend(missing(pod, &side, POD).await.map_err(in_pod)?);
+        }
+    }
+    Ok(faults)
+}
+
+fn differences(wanted: &VethEnd, link: &Link, place: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let name = &link.name;
+    if !link.is_veth() {
+        faults.push(format!("link {name} {place} is no end of a veth pair"));
+    }
+    if !link.is_up {
+        faults.push(format!("link {name} {place} is down"));
+    }
+    if link.mtu != wanted.mtu {
+        faults.push(format!("link {name} {place} has MTU {}, not {}", link.mtu, wanted.mtu));
+    }
+    if link.mac != Some(wanted.mac) {
+        let mac = link.mac.map_or("no hardware address".to_owned(), |mac| mac.to_string());
+        faults.push(format!("link {name} {place} has {mac}, not {}", wanted.mac));
+    }
+    faults
+}
+
+async fn missing(kernel: &Kernel, side: &Side, place: &str) -> Result<Vec<String>, rtnl::Error> {
+    let addresses = kernel.addresses().await?;
+    let routes = kernel.routes(owner::ROUTE_PROTOCOL).await?;
+    let has_address = |wanted: &rtnl::Address| {
+        addresses.iter().any(|there| there.link == wanted.link && there.network == wanted.network)
+    };
+    let addresses = side.addresses.iter().filter(|address| !has_address(address));
+    let addresses = addresses.map(|address| format!("address {} {place} is missing", address.network));
+    let routes = side.routes.iter().filter(|route| !routes.contains(route));
+    let routes = routes.map(|route| format!("route {route} {place} is missing"));
+    Ok(addresses.chain(routes).collect())
+}
+
+/// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it; says whether it was
+/// there. A link that we have not made stays.
+pub async fn demolish(host: &Kernel, host_end: &str) -> Result<bool, Error> {
+    match find(host, host_end).await.map_err(on_host)? {
+        Some(link) if is_ours(&link) => remove(host, &link).await.map_err(on_host).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// Deletes a link; one that went away in the meantime is no error.
+async fn remove(host: &Kernel, link: &Link) -> Result<(), rtnl::Error> {
+    match host.delete_link(link.index).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
+/// Lists the host ends that we made.
+pub async fn host_ends(host: &Kernel) -> Result<Vec<String>, Error> {
+    let links = host.links().await.map_err(on_host)?;
+    Ok(links.into_iter().filter(is_ours).map(|link| link.name).collect())
+}
