@@ -3,6 +3,12 @@
 //! Everything here happens inside a [`sandbox`]: fresh user, mount, network and process namespaces that the kernel
 //! takes away with their first process. The tests of the whole workspace stand on the same floor, by [`harness`].
 
+pub mod answer;
+pub mod client;
+pub mod endpoints;
 pub mod harness;
 pub mod host;
+pub mod manifest;
 pub mod sandbox;
+pub mod server;
+pub mod wait;
