@@ -1,6 +1,6 @@
 //! What a pod of the lab answers, over HTTP and UDP alike: who it is, and whom it sees.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, str::FromStr};
 
 /// One answer, written as `nginx-pod at 10.244.1.2:80 sees 10.244.2.3:41234`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,9 +39,24 @@ impl FromStr for Answer {
     }
 }
 
+/// Says whether `names` answered in strict turn: each of the `of` once, and then again in the same order.
+pub fn is_in_turn(names: &[&str], of: usize) -> bool {
+    let round: BTreeSet<_> = names.iter().take(of).collect();
+    let next_round = names.iter().skip(of);
+    round.len() == of && names.iter().zip(next_round).all(|(before, now)| before == now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_are_strict() {
+        assert!(is_in_turn(&["a", "b", "c", "a", "b", "c", "a"], 3));
+        assert!(!is_in_turn(&["a", "b", "c", "b", "a", "c"], 3));
+        assert!(!is_in_turn(&["a", "a", "b", "a", "a", "b"], 3));
+        assert!(!is_in_turn(&["a", "b"], 3));
+    }
 
     #[test]
     fn an_answer_reads_back_as_it_was_written() {

@@ -5,10 +5,16 @@
 
 pub mod answer;
 pub mod client;
+pub mod cluster;
 pub mod endpoints;
 pub mod harness;
 pub mod host;
+pub mod kubelet;
 pub mod manifest;
+pub mod network;
+pub mod node;
+mod process;
+pub mod runtime;
 pub mod sandbox;
 pub mod server;
 pub mod wait;
