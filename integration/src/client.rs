@@ -113,11 +113,15 @@ pub fn http_text(to: SocketAddr, path: &str) -> Result<String, Error> {
     asked.map_err(|source| Error::Ask { to, source })
 }
 
+/// What follows the head of an HTTP response.
+pub fn body_of(response: &str) -> &str {
+    response.split_once("\r\n\r\n").map_or(response, |(_, body)| body)
+}
+
 /// Asks a pod of the lab over HTTP.
 pub fn http(to: SocketAddr) -> Result<Answer, Error> {
     let response = http_text(to, "/")?;
-    let body = response.split_once("\r\n\r\n").map_or(response.as_str(), |(_, body)| body);
-    body.parse().map_err(|source| Error::Foreign { to, source })
+    body_of(&response).parse().map_err(|source| Error::Foreign { to, source })
 }
 
 /// Asks a pod of the lab with one datagram.

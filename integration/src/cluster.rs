@@ -237,11 +237,9 @@ impl Cluster {
         let node = RunningNode::boot(manifest, &self.switch, &self.binaries)?;
         self.nodes.insert(name.clone(), node);
         self.publish()?;
-        if let Some(node) = self.nodes.get_mut(&name) {
-            node.start_daemon()?;
-            node.await_network()?;
-        }
-        Ok(())
+        let node = self.node_mut(&name)?;
+        node.start_daemon()?;
+        Ok(node.await_network()?)
     }
 
     fn start_pod(&mut self, pod: Pod) -> Result<(), Error> {
@@ -310,8 +308,8 @@ impl Cluster {
     }
 
     /// A node, by its name, to do something to its daemon.
-    pub fn node_mut(&mut self, name: &str) -> Option<&mut RunningNode> {
-        self.nodes.get_mut(name)
+    pub fn node_mut(&mut self, name: &str) -> Result<&mut RunningNode, Error> {
+        self.nodes.get_mut(name).ok_or_else(|| Error::NoSuchPlace(name.to_owned()))
     }
 
     /// All nodes, by name.

@@ -177,14 +177,9 @@ fn session_affinity(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken>
 }
 
 fn killed_daemon(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
-    let w1 = |cluster| -> Result<_, Broken> {
-        let node = Cluster::node_mut(cluster, "w1");
-        node.ok_or_else(|| Broken("there is no node w1".into()))
-    };
-    w1(cluster)?.kill_daemon()?;
+    cluster.node_mut("w1")?.kill_daemon()?;
     turns(cluster, screen, "apache-pod", SERVICE_URL, 6)?;
-    w1(cluster)?.start_daemon()?;
-    Ok(())
+    Ok(cluster.node_mut("w1")?.start_daemon()?)
 }
 
 /// Waits until the daemons have followed: all pods behind the service answer, one after the other.

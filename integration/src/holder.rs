@@ -52,7 +52,9 @@ pub enum Error {
     #[error("no lab is up: start one with `cargo lab up`")]
     NotUp,
     /// There is one already.
-    #[error("a lab is up already (process {0}): look at it with `cargo lab status`, end it with `cargo lab down`")]
+    #[error(
+        "a lab is up already (process {0}): look at it with `cargo lab status`, end it with `cargo lab down`"
+    )]
     IsUp(i32),
     /// The list of processes cannot be read.
     #[error("look for the lab in /proc")]
@@ -138,18 +140,18 @@ impl Desk {
     pub fn serve(&self, cluster: &mut Cluster) {
         for stream in self.0.incoming().flatten() {
             // A command that was interrupted is no reason to stop.
-            if let Ok(Request::Down) = answer(stream, cluster) {
+            if let Ok(Request::Down) = answer(&stream, cluster) {
                 return;
             }
         }
     }
 }
 
-fn answer(stream: UnixStream, cluster: &mut Cluster) -> io::Result<Request> {
+fn answer(stream: &UnixStream, cluster: &mut Cluster) -> io::Result<Request> {
     stream.set_read_timeout(Some(wait::PATIENCE))?;
-    let request: Request = receive(&stream)?;
+    let request: Request = receive(stream)?;
     let reply = act(&request, cluster).unwrap_or_else(Reply::Refused);
-    send(&stream, &reply)?;
+    send(stream, &reply)?;
     Ok(request)
 }
 
@@ -193,7 +195,7 @@ fn receive<T: serde::de::DeserializeOwned>(stream: &UnixStream) -> io::Result<T>
 
 impl Holder {
     /// Asks the holder. A refusal is an error.
-    pub fn ask(&self, request: &Request) -> Result<Reply, Error> {
+    pub fn ask(self, request: &Request) -> Result<Reply, Error> {
         let asked = (|| {
             let stream = UnixStream::connect(self.inside(SOCKET))?;
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -207,7 +209,7 @@ impl Holder {
     }
 
     /// A path of the sandbox, as seen from outside.
-    fn inside(&self, path: &str) -> PathBuf {
+    fn inside(self, path: &str) -> PathBuf {
         format!("/proc/{}/root{path}", self.pid()).into()
     }
 }

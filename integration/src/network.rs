@@ -6,7 +6,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -99,11 +98,11 @@ impl Switch {
         wired.map_err(|source| Error::Link { of: of(), source })?;
 
         let forwarding = host.run(|| {
-            sysctl::set_if_different("net.ipv4.ip_forward", "1")?;
-            if Path::new("/proc/sys/net/ipv6").exists() {
-                sysctl::set_if_different("net.ipv6.conf.all.forwarding", "1")?;
+            sysctl::set_if_different("net/ipv4/ip_forward", "1")?;
+            match sysctl::set_if_different("net/ipv6/conf/all/forwarding", "1") {
+                Err(error) if !error.is_not_found() => Err(error), // not found: a kernel without IPv6
+                _ => Ok(()),
             }
-            Ok(())
         });
         let forwarding = forwarding.map_err(|source| Error::Host { of: of(), source })?;
         forwarding.map_err(|source| Error::Forwarding { of: of(), source })
@@ -117,15 +116,17 @@ impl Switch {
             name: name.to_owned(),
             mac: Mac::locally_administered(seed),
             mtu: MTU,
-            is_up: true,
         };
         let port = format!("port{number}");
         switch.add_veth(&end(&port, seed), &end(UPLINK, seed | 1), Some(machine)).await?;
         let bridge = switch.link(BRIDGE).await?.index;
-        switch.set_master(switch.link(&port).await?.index, Some(bridge)).await?;
+        let port = switch.link(&port).await?.index;
+        switch.set_master(port, Some(bridge)).await?;
+        switch.set_up(port, true).await?;
 
         machine_kernel.set_up(LOOPBACK, true).await?;
         let uplink = machine_kernel.link(UPLINK).await?.index;
+        machine_kernel.set_up(uplink, true).await?;
         for address in addresses {
             let flags = AddressFlags { noprefixroute: false, nodad: address.is_ipv6() };
             machine_kernel

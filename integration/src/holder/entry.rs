@@ -45,7 +45,8 @@ impl Holder {
         let others = others.map(|(what, kind)| opened(&what).map(|file| (what, file, kind)));
 
         let entered = |what: &str, file: &File, kind| {
-            setns(file.as_fd(), kind).map_err(|errno| Error::Enter { what: what.to_owned(), source: errno.into() })
+            setns(file.as_fd(), kind)
+                .map_err(|errno| Error::Enter { what: what.to_owned(), source: errno.into() })
         };
         let is_own = is_own_user_namespace(&user);
         if !is_own.map_err(|source| Error::Enter { what: "ns/user".into(), source })? {

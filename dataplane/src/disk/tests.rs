@@ -1,0 +1,104 @@
+use std::thread;
+
+use super::*;
+
+fn directory() -> (tempfile::TempDir, Directory) {
+    let place = tempfile::tempdir().unwrap();
+    let directory = Directory::new(place.path(), Durability::Durable);
+    (place, directory)
+}
+
+#[test]
+fn a_replaced_file_has_the_new_content_and_leaves_no_draft() {
+    let (_place, directory) = directory();
+
+    directory.replace("a", b"old").unwrap();
+    directory.replace("a", b"new").unwrap();
+
+    assert_eq!(directory.read("a").unwrap().unwrap(), b"new");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn of_many_that_create_one_file_one_succeeds_and_its_content_is_whole() {
+    let (_place, directory) = directory();
+
+    let outcomes: Vec<(String, bool)> = thread::scope(|scope| {
+        let writers = (0..8).map(|i| {
+            let (directory, content) = (&directory, format!("writer {i}").repeat(1000));
+            scope.spawn(move || match directory.create_exclusively("a", content.as_bytes()) {
+                Ok(()) => (content, true),
+                Err(error) if error.is_exists() => (content, false),
+                Err(error) => panic!("{error}"),
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+
+    let winners: Vec<&String> = outcomes.iter().filter(|(_, won)| *won).map(|(content, _)| content).collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(directory.read("a").unwrap().unwrap(), winners[0].as_bytes());
+    assert_eq!(directory.names().unwrap(), ["a"]);
+}
+
+#[test]
+fn a_draft_that_gets_no_name_is_gone_and_one_with_two_is_one_file() {
+    let (_place, directory) = directory();
+
+    drop(directory.draft(b"never").unwrap());
+    let draft = directory.draft(b"twice").unwrap();
+    directory.link(&draft, "a").unwrap();
+    directory.put(draft, "b").unwrap();
+
+    assert_eq!(directory.names().unwrap(), ["a", "b"]);
+    assert_eq!(directory.inode("a").unwrap(), directory.inode("b").unwrap());
+    assert_eq!(directory.inode("c").unwrap(), None);
+}
+
+#[test]
+fn what_a_crash_left_is_not_listed_and_is_swept() {
+    let (_place, directory) = directory();
+    directory.replace("kept", b"").unwrap();
+    let left = directory.draft(b"half").unwrap().file.keep().unwrap().1;
+
+    assert_eq!(directory.names().unwrap(), ["kept"]);
+    directory.sweep().unwrap();
+
+    assert!(!left.exists());
+    assert_eq!(directory.names().unwrap(), ["kept"]);
+}
+
+#[test]
+fn a_name_never_leads_out_of_the_directory() {
+    let (_place, directory) = directory();
+
+    for name in ["", ".", "..", "../a", "a/b", "/etc/passwd", "a/", "a\0b", ".draft-a"] {
+        let error = directory.replace(name, b"").unwrap_err();
+        assert!(matches!(error, Error::Name { .. }), "{name:?}: {error}");
+    }
+    assert_eq!(directory.names().unwrap(), [""; 0]);
+}
+
+#[test]
+fn what_is_not_there_reads_as_nothing_and_is_removed_without_complaint() {
+    let (_place, directory) = directory();
+    let missing = directory.directory("missing").unwrap();
+
+    assert_eq!(missing.read("a").unwrap(), None);
+    assert!(!missing.remove("a").unwrap());
+    assert_eq!(missing.names().unwrap(), [""; 0]);
+    missing.sweep().unwrap();
+    assert!(missing.replace("a", b"").unwrap_err().is_not_found());
+}
+
+#[test]
+fn a_lock_is_held_until_it_is_dropped() {
+    let (_place, directory) = directory();
+    let held = directory.lock("lock").unwrap();
+
+    let other = File::options().write(true).open(directory.path().join("lock")).unwrap();
+    assert!(other.try_lock().is_err());
+    drop(held);
+    assert!(other.try_lock().is_ok());
+}

@@ -1,0 +1,172 @@
+//! Links: found, made, changed, deleted.
+
+use std::os::fd::AsRawFd;
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+};
+
+use super::{CREATE, Kernel};
+use crate::{
+    netns::Netns,
+    rtnl::{Error, Link, Mac, Operation, VethEnd},
+};
+
+impl Kernel {
+    /// Lists all links.
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        self.list(RouteNetlinkMessage::GetLink(LinkMessage::default()), "links", link_of).await
+    }
+
+    /// Finds a link by its name.
+    pub async fn link(&self, name: &str) -> Result<Link, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.find(message, &format!("link {name}")).await
+    }
+
+    /// Finds a link by its index.
+    pub async fn link_by_index(&self, index: u32) -> Result<Link, Error> {
+        self.find(message_for(index), &format!("link {index}")).await
+    }
+
+    async fn find(&self, message: LinkMessage, object: &str) -> Result<Link, Error> {
+        let request = RouteNetlinkMessage::GetLink(message);
+        let found = self.ask(request, 0, Operation::Find, object, link_of).await?;
+        let incomplete = || Error::Incomplete { operation: Operation::Find, object: object.to_string() };
+        found.into_iter().next().ok_or_else(incomplete)
+    }
+
+    /// Makes a veth pair with `peer` as its other end: in `netns`, or here. One message, so no end is ever elsewhere,
+    /// or without its address, for even a moment.
+    pub async fn add_veth(&self, end: &VethEnd, peer: &VethEnd, netns: Option<&Netns>) -> Result<(), Error> {
+        let mut peer_message = end_message(peer);
+        if let Some(netns) = netns {
+            peer_message.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        }
+        let mut message = end_message(end);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer_message))),
+        ]));
+        let object = format!("veth pair {} and {}", end.name, peer.name);
+        self.change(RouteNetlinkMessage::NewLink(message), CREATE, Operation::Add, &object).await
+    }
+
+    /// Makes a bridge that is up: a switch for the lab.
+    pub async fn add_bridge(&self, name: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        set_up_or_down(&mut message, true);
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        let object = format!("bridge {name}");
+        self.change(RouteNetlinkMessage::NewLink(message), CREATE, Operation::Add, &object).await
+    }
+
+    /// Makes a link part of a bridge, or of none.
+    pub async fn set_master(&self, index: u32, bridge: Option<u32>) -> Result<(), Error> {
+        self.set(index, LinkAttribute::Controller(bridge.unwrap_or(0))).await
+    }
+
+    /// Sets a link up or down.
+    pub async fn set_up(&self, index: u32, is_up: bool) -> Result<(), Error> {
+        let mut message = message_for(index);
+        set_up_or_down(&mut message, is_up);
+        self.change_link(message, index).await
+    }
+
+    /// Sets the largest packet that a link takes.
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), Error> {
+        self.set(index, LinkAttribute::Mtu(mtu)).await
+    }
+
+    /// Sets the free text on a link.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
+        self.set(index, LinkAttribute::IfAlias(alias.to_owned())).await
+    }
+
+    /// Renames a link.
+    pub async fn rename(&self, index: u32, name: &str) -> Result<(), Error> {
+        self.set(index, LinkAttribute::IfName(name.to_owned())).await
+    }
+
+    /// Sets the hardware address of a link.
+    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<(), Error> {
+        self.set(index, LinkAttribute::Address(mac.0.to_vec())).await
+    }
+
+    /// Deletes a link; the other end of a veth pair, its addresses and routes go with it.
+    pub async fn delete_link(&self, index: u32) -> Result<(), Error> {
+        let request = RouteNetlinkMessage::DelLink(message_for(index));
+        self.change(request, 0, Operation::Delete, &format!("link {index}")).await
+    }
+
+    async fn set(&self, index: u32, attribute: LinkAttribute) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.attributes.push(attribute);
+        self.change_link(message, index).await
+    }
+
+    async fn change_link(&self, message: LinkMessage, index: u32) -> Result<(), Error> {
+        let request = RouteNetlinkMessage::SetLink(message);
+        self.change(request, 0, Operation::Change, &format!("link {index}")).await
+    }
+}
+
+fn message_for(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn end_message(end: &VethEnd) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(end.name.clone()),
+        LinkAttribute::Address(end.mac.0.to_vec()),
+        LinkAttribute::Mtu(end.mtu),
+    ];
+    message
+}
+
+fn set_up_or_down(message: &mut LinkMessage, is_up: bool) {
+    message.header.flags.set(LinkFlags::Up, is_up);
+    message.header.change_mask = LinkFlags::Up;
+}
+
+fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(LinkMessage { header, attributes, .. }) = message else { return None };
+    let mut link = Link {
+        index: header.index,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        is_up: header.flags.contains(LinkFlags::Up),
+        has_carrier: header.flags.contains(LinkFlags::LowerUp),
+        alias: None,
+        master: None,
+        peer: None,
+        peer_netns: None,
+    };
+    for attribute in attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
+            LinkAttribute::LinkInfo(parts) => {
+                link.kind = parts.into_iter().find_map(|part| match part {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}

@@ -1,0 +1,126 @@
+//! Links and their hardware addresses.
+
+use std::{fmt, str::FromStr};
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Makes a locally administered unicast address of the low 46 bits of `seed`: the same for the same seed.
+    ///
+    /// Links that are made with an address of their own are left alone by udev and systemd-networkd, whose
+    /// `MACAddressPolicy=persistent` would otherwise change it a moment later.
+    pub fn locally_administered(seed: u64) -> Self {
+        let [_, _, first, rest @ ..] = seed.to_be_bytes();
+        let [second, third, fourth, fifth, sixth] = rest;
+        Self([first & 0b1111_1100 | 0b10, second, third, fourth, fifth, sixth])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, rest @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
+    }
+}
+
+/// The text is not six pairs of hexadecimal digits with colons between them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address")]
+pub struct ParseMacError(String);
+
+impl FromStr for Mac {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseMacError(text.to_owned());
+        let bytes = text.split(':').map(|pair| match pair.len() {
+            2 => u8::from_str_radix(pair, 16).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        });
+        let bytes: Vec<u8> = bytes.collect::<Result<_, _>>()?;
+        bytes.try_into().map(Self).map_err(|_| wrong())
+    }
+}
+
+/// A link as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// What the kernel calls it; unique in its namespace while it lives.
+    pub index: u32,
+    /// What people call it.
+    pub name: String,
+    /// `veth`, `bridge`, …; nothing for the loopback link and for hardware.
+    pub kind: Option<String>,
+    /// Hardware address, where it is an Ethernet one.
+    pub mac: Option<Mac>,
+    /// The largest packet it takes.
+    pub mtu: u32,
+    /// Whether it has been set up.
+    pub is_up: bool,
+    /// Whether it could carry packets: up, and its other end as well.
+    pub has_carrier: bool,
+    /// Free text on it: our host ends bear the pod's name.
+    pub alias: Option<String>,
+    /// The bridge it belongs to.
+    pub master: Option<u32>,
+    /// The index of a veth's other end, in the namespace that `peer_netns` tells.
+    pub peer: Option<u32>,
+    /// This namespace's number for the one where the other end is; nothing if it is this one.
+    pub peer_netns: Option<i32>,
+}
+
+impl Link {
+    /// Says whether this is an end of a veth pair.
+    pub fn is_veth(&self) -> bool {
+        self.kind.as_deref() == Some("veth")
+    }
+}
+
+/// One end of a veth pair to be made. It is down at first: the kernel opens no end before the other is there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VethEnd {
+    /// Name of the link.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// The largest packet it takes.
+    pub mtu: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_mac_is_parsed_as_it_is_printed(bytes: [u8; 6]) {
+            prop_assert_eq!(Mac(bytes).to_string().parse(), Ok(Mac(bytes)));
+        }
+
+        #[test]
+        fn a_locally_administered_mac_is_unicast_and_local(seed: u64) {
+            let Mac([first, ..]) = Mac::locally_administered(seed);
+            prop_assert_eq!(first & 0b11, 0b10);
+        }
+    }
+
+    #[test]
+    fn what_is_no_mac_is_named() {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "2:0:0:0:0:0",
+            "02:00:00:00:00:0g",
+            "+2:00:00:00:00:00x",
+        ] {
+            let refused = text.parse::<Mac>().unwrap_err();
+            assert_eq!(refused.to_string(), format!("{text:?} is not a MAC address"));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Links, addresses, routes and neighbours: values, the difference between two sets of routes, and the kernel.
+//!
+//! In: values. Out: values, and changes made by [`Kernel`], a route-netlink socket that is opened inside a namespace and
+//! used from outside it. [`Fake`] keeps routes as the kernel does, for tests without one; both pass the same contract.
+//! Nothing here decides what should be there, and [`diff`](diff()) never lists a route that is not ours.
+//!
+//! ```text
+//! wanted routes ─┐
+//!                ├─ diff ─→ changes ─→ Routes::apply  (Kernel | Fake)
+//! Routes::routes ┘
+//! ```
+
+mod address;
+mod diff;
+mod error;
+mod fake;
+mod kernel;
+mod link;
+mod neighbour;
+mod route;
+
+pub use self::{
+    address::{Address, AddressFlags},
+    diff::{Change, diff},
+    error::{Error, Operation},
+    fake::Fake,
+    kernel::Kernel,
+    link::{Link, Mac, ParseMacError, VethEnd},
+    neighbour::{Neighbour, NeighbourState},
+    route::{Route, Routes, Scope},
+};
+
+/// The loopback link has this index in every namespace.
+pub const LOOPBACK: u32 = 1;

@@ -1,0 +1,122 @@
+//! Kernel parameters: `/proc/sys`, read and set.
+//!
+//! In: a key with slashes, as `net/ipv4/ip_forward` (a link's name may hold a dot), and a value. Out: the value, or an error
+//! that says what a person can do. Those below `net` belong to the calling thread's namespace: run it in the right one.
+//! A value that is as it should be is never written again, so a read-only `/proc/sys` is no obstacle.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+const ROOT: &str = "/proc/sys";
+
+/// Why a parameter could not be read or set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not there, or not for us to see.
+    #[error("read sysctl {key}")]
+    Read {
+        /// The parameter.
+        key: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There, but not for us to change.
+    #[error(
+        "set sysctl {key} to {value}: it is read-only here: set it on the node (sysctl -w {key}={value}), or mount /proc/sys writable"
+    )]
+    ReadOnly {
+        /// The parameter.
+        key: String,
+        /// The value that it should have.
+        value: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else: no such parameter, or the kernel does not take the value.
+    #[error("set sysctl {key} to {value}")]
+    Set {
+        /// The parameter.
+        key: String,
+        /// The value that it should have.
+        value: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Says whether there is no such parameter: a link that is gone, or a kernel without IPv6.
+    pub fn is_not_found(&self) -> bool {
+        let (Self::Read { source, .. } | Self::ReadOnly { source, .. } | Self::Set { source, .. }) = self;
+        source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Reads a parameter, without the newline at its end.
+pub fn read(key: &str) -> Result<String, Error> {
+    match fs::read_to_string(path_of(key)) {
+        Ok(value) => Ok(value.trim_end().to_owned()),
+        Err(source) => Err(Error::Read { key: key.to_owned(), source }),
+    }
+}
+
+/// Sets a parameter.
+pub fn set(key: &str, value: &str) -> Result<(), Error> {
+    let written =
+        OpenOptions::new().write(true).open(path_of(key)).and_then(|mut f| f.write_all(value.as_bytes()));
+    written.map_err(|source| {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                Error::ReadOnly { key, value, source }
+            }
+            _ => Error::Set { key, value, source },
+        }
+    })
+}
+
+/// Sets a parameter unless it has that value, and says whether it had to.
+pub fn set_if_different(key: &str, value: &str) -> Result<bool, Error> {
+    if read(key)? == value {
+        return Ok(false);
+    }
+    set(key, value).map(|()| true)
+}
+
+fn path_of(key: &str) -> PathBuf {
+    Path::new(ROOT).join(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_read_without_its_newline() {
+        let release = read("kernel/ostype").unwrap();
+        assert_eq!(release, "Linux");
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_and_known_as_such() {
+        let error = read("net/ipv4/no_such_thing").unwrap_err();
+        assert!(error.is_not_found());
+        assert_eq!(error.to_string(), "read sysctl net/ipv4/no_such_thing");
+        assert!(set_if_different("net/ipv4/no_such_thing", "1").unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_value_that_is_right_is_not_written() {
+        // /proc/sys/kernel/ostype cannot be written by anyone, so this would fail if it tried.
+        assert!(!set_if_different("kernel/ostype", "Linux").unwrap());
+    }
+
+    #[test]
+    fn a_read_only_parameter_says_what_to_do() {
+        let error = set("kernel/ostype", "Other").unwrap_err();
+        assert!(error.to_string().contains("sysctl -w kernel/ostype=Other"), "{error}");
+    }
+}

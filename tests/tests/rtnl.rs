@@ -1,0 +1,306 @@
+//! Route netlink against the real kernel, and the fake against both: the same calls, the same answers.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use dataplane::{
+    netns::Netns,
+    owner,
+    rtnl::{
+        Address, AddressFlags, Change, Fake, Kernel, LOOPBACK, Link, Mac, Neighbour, NeighbourState, Route,
+        Routes, VethEnd, diff,
+    },
+};
+use fairway_lab::host::Host;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+
+/// Runs `work` in a namespace of its own, inside a runtime.
+fn on_a_host<F: Future<Output = ()>>(work: impl FnOnce(Kernel) -> F + Send) {
+    let host = Host::make("a").unwrap();
+    host.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { work(Kernel::open().unwrap()).await });
+    })
+    .unwrap();
+}
+
+fn end(name: &str, seed: u64) -> VethEnd {
+    VethEnd { name: name.to_owned(), mac: Mac::locally_administered(seed), mtu: 1400 }
+}
+
+/// Makes a veth pair whose ends are both here, and up.
+async fn pair(kernel: &Kernel) -> (Link, Link) {
+    // A machine without any IPv4 address knows no unicast address, and so takes no gateway as `onlink`.
+    kernel.set_up(LOOPBACK, true).await.unwrap();
+    kernel.add_veth(&end("one", 1), &end("two", 2), None).await.unwrap();
+    for name in ["one", "two"] {
+        let end = kernel.link(name).await.unwrap();
+        assert!(!end.is_up);
+        kernel.set_up(end.index, true).await.unwrap();
+    }
+    (kernel.link("one").await.unwrap(), kernel.link("two").await.unwrap())
+}
+
+fn net(text: &str) -> ipnetwork::IpNetwork {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A call, as both the kernel and the fake take it.
+#[derive(Debug, Clone)]
+enum Call {
+    Add(Route),
+    Replace(Route),
+    /// Deletes the n-th of the routes that are listed.
+    DeleteListed(usize),
+    DeleteAbsent,
+}
+
+/// Routes near and far, in both families, over two links; some with a gateway that is not on the link.
+fn any_route(links: [u32; 2]) -> impl Strategy<Value = Route> {
+    let near =
+        (any::<bool>(), 0..2usize, proptest::option::of(1..3u32)).prop_map(move |(v4, link, metric)| {
+            let destination = net(if v4 { "192.168.1.0/24" } else { "fd00:1::/64" });
+            Route { metric, ..Route::on_link(destination, links[link]) }
+        });
+    let mtu = proptest::option::of(1300..1303u32);
+    let far = (any::<bool>(), 0..2usize, 0..3u8, any::<bool>(), proptest::option::of(1..3u32), mtu);
+    let far = far.prop_map(move |(v4, link, number, onlink, metric, mtu)| {
+        let (destination, gateway) = if v4 {
+            (net(&format!("10.244.{number}.0/24")), ip("192.168.1.1"))
+        } else {
+            (net(&format!("fd00:2:{number}::/64")), ip("fd00:1::1"))
+        };
+        Route { metric, mtu, onlink, ..Route::through(destination, gateway, links[link]) }
+    });
+    prop_oneof![near, far]
+}
+
+fn calls(links: [u32; 2]) -> impl Strategy<Value = Vec<Call>> {
+    let call = prop_oneof![
+        4 => any_route(links).prop_map(Call::Add),
+        2 => any_route(links).prop_map(Call::Replace),
+        2 => (0..8usize).prop_map(Call::DeleteListed),
+        1 => Just(Call::DeleteAbsent),
+    ];
+    vec(call, 1..20)
+}
+
+async fn listed(routes: &impl Routes) -> BTreeSet<Route> {
+    routes.routes(owner::ROUTE_PROTOCOL).await.unwrap().into_iter().collect()
+}
+
+/// Makes a call and returns the kernel's number for what went wrong.
+async fn make(call: &Call, links: [u32; 2], routes: &impl Routes) -> Option<i32> {
+    let done = match call {
+        Call::Add(route) => routes.add_route(route).await,
+        Call::Replace(route) => routes.replace_route(route).await,
+        Call::DeleteListed(n) => match listed(routes).await.iter().nth(*n) {
+            Some(route) => routes.delete_route(route).await,
+            None => Ok(()),
+        },
+        Call::DeleteAbsent => routes.delete_route(&Route::on_link(net("172.16.0.0/12"), links[0])).await,
+    };
+    done.err().and_then(|error| error.errno())
+}
+
+async fn clear(kernel: &Kernel) {
+    for change in diff(&listed(kernel).await, &BTreeSet::new()) {
+        kernel.apply(&change).await.unwrap();
+    }
+}
+
+fn check(cases: u32, test: impl Fn(&mut TestRunner)) {
+    test(&mut TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() }));
+}
+
+/// Runs a future to its end from inside a runtime's own thread, as a property must.
+fn now<T>(runtime: &tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    runtime.block_on(work)
+}
+
+fairway_lab::sandbox_tests! {
+    fn the_fake_answers_as_the_kernel_does() {
+        let host = Host::make("a").unwrap();
+        host.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (kernel, links) = now(&runtime, async {
+                let kernel = Kernel::open().unwrap();
+                let (one, two) = pair(&kernel).await;
+                (kernel, [one.index, two.index])
+            });
+
+            check(64, |runner| runner.run(&calls(links), |calls| now(&runtime, async {
+                clear(&kernel).await;
+                let fake = Fake::with_links(links);
+                for call in &calls {
+                    let (real, faked) = (make(call, links, &kernel).await, make(call, links, &fake).await);
+                    prop_assert_eq!(real, faked, "errno of {:?}", call);
+                    prop_assert_eq!(listed(&kernel).await, listed(&fake).await, "after {:?}", call);
+                }
+                Ok::<(), TestCaseError>(())
+            })).unwrap());
+        }).unwrap();
+    }
+
+    fn applying_the_difference_gives_the_other_set() {
+        on_a_host(|kernel| async move {
+            let (one, two) = pair(&kernel).await;
+            let near = Route::on_link(net("10.1.0.0/16"), one.index);
+            let far = Route::through(net("10.244.1.0/24"), ip("10.1.0.9"), one.index);
+            let moved = Route { gateway: Some(ip("10.1.0.8")), mtu: Some(1300), ..far };
+            let other = Route::on_link(net("fd00::/64"), two.index);
+            let sets = [vec![], vec![far, near], vec![moved, near, other], vec![other], vec![]];
+
+            for wanted in sets {
+                for change in diff(&listed(&kernel).await, &wanted) {
+                    kernel.apply(&change).await.unwrap();
+                }
+                assert_eq!(listed(&kernel).await, wanted.into_iter().collect());
+            }
+        });
+    }
+
+    fn a_route_of_another_s_is_neither_replaced_nor_deleted() {
+        on_a_host(|kernel| async move {
+            let (one, two) = pair(&kernel).await;
+            let foreign = Route { protocol: 4, ..Route::on_link(net("10.1.0.0/16"), one.index) };
+            kernel.add_route(&foreign).await.unwrap();
+
+            let ours = Route::on_link(net("10.1.0.0/16"), two.index);
+            let refused = kernel.apply(&Change::Add(ours)).await.unwrap_err();
+
+            assert!(refused.is_exists(), "{refused}");
+            assert_eq!(refused.to_string(), format!("add route 10.1.0.0/16 dev {} proto 70", two.index));
+            assert_eq!(diff(&kernel.routes(4).await.unwrap(), &[]), []);
+            assert_eq!(kernel.routes(4).await.unwrap(), [foreign]);
+        });
+    }
+
+    fn a_veth_pair_is_made_into_another_namespace_by_one_message() {
+        on_a_host(|kernel| async move {
+            let pod = Netns::make().unwrap();
+
+            kernel.add_veth(&end("host", 1), &end("eth0", 2), Some(&pod)).await.unwrap();
+
+            let inside = Kernel::open_in(&pod).unwrap();
+            let (host_end, pod_end) = (kernel.link("host").await.unwrap(), inside.link("eth0").await.unwrap());
+            assert_eq!(host_end.mac, Some(Mac::locally_administered(1)));
+            assert_eq!(pod_end.mac, Some(Mac::locally_administered(2)));
+            assert_eq!((host_end.mtu, pod_end.mtu), (1400, 1400));
+            assert!(host_end.is_veth() && pod_end.is_veth());
+            assert_eq!(host_end.peer, Some(pod_end.index));
+            assert!(host_end.peer_netns.is_some());
+            assert!(kernel.link("eth0").await.unwrap_err().is_not_found());
+
+            kernel.delete_link(host_end.index).await.unwrap();
+            assert!(inside.link("eth0").await.unwrap_err().is_not_found());
+            assert!(kernel.delete_link(host_end.index).await.unwrap_err().is_not_found());
+        });
+    }
+
+    fn a_link_is_changed_and_found_as_it_was_changed() {
+        on_a_host(|kernel| async move {
+            let (one, two) = pair(&kernel).await;
+            assert_eq!((one.peer, one.peer_netns), (Some(two.index), None));
+            kernel.add_bridge("switch").await.unwrap();
+            let bridge = kernel.link("switch").await.unwrap();
+
+            kernel.set_mtu(one.index, 1300).await.unwrap();
+            kernel.set_alias(one.index, "default/web").await.unwrap();
+            kernel.set_mac(one.index, Mac::locally_administered(7)).await.unwrap();
+            kernel.set_master(one.index, Some(bridge.index)).await.unwrap();
+            kernel.rename(one.index, "port").await.unwrap();
+            kernel.set_up(one.index, false).await.unwrap();
+
+            let changed = kernel.link_by_index(one.index).await.unwrap();
+            assert_eq!(changed, Link {
+                name: "port".to_owned(),
+                mac: Some(Mac::locally_administered(7)),
+                mtu: 1300,
+                is_up: false,
+                has_carrier: false,
+                alias: Some("default/web".to_owned()),
+                master: Some(bridge.index),
+                ..one.clone()
+            });
+            assert!(kernel.links().await.unwrap().contains(&changed));
+            kernel.set_master(one.index, None).await.unwrap();
+            assert_eq!(kernel.link("port").await.unwrap().master, None);
+            assert!(kernel.add_veth(&end("port", 3), &end("x", 4), None).await.unwrap_err().is_exists());
+            assert_eq!(kernel.link("none").await.unwrap_err().to_string(), "find link none");
+        });
+    }
+
+    fn an_address_keeps_its_flags_and_a_bare_one_brings_no_route() {
+        on_a_host(|kernel| async move {
+            let (one, _) = pair(&kernel).await;
+            let wanted = [
+                Address::bare(one.index, net("10.244.1.7/24")),
+                Address::bare(one.index, net("fd00::7/64")),
+                Address { flags: AddressFlags::default(), ..Address::bare(one.index, net("10.9.0.1/24")) },
+            ];
+
+            for address in &wanted {
+                kernel.add_address(address).await.unwrap();
+                assert!(kernel.add_address(address).await.unwrap_err().is_exists());
+            }
+
+            let listed = kernel.addresses().await.unwrap();
+            assert!(wanted.iter().all(|address| listed.contains(address)), "{listed:?}");
+            // Protocol 2 is the kernel itself.
+            let by_kernel = kernel.routes(2).await.unwrap();
+            let by_kernel: Vec<_> = by_kernel.iter().filter(|route| route.destination.is_ipv4()).collect();
+            assert_eq!(by_kernel.len(), 1, "{by_kernel:?}");
+            assert_eq!(by_kernel[0].destination, net("10.9.0.0/24"));
+            for address in &wanted {
+                kernel.delete_address(address).await.unwrap();
+                assert!(kernel.delete_address(address).await.unwrap_err().is_not_found());
+            }
+        });
+    }
+
+    fn a_neighbour_is_put_changed_and_forgotten() {
+        on_a_host(|kernel| async move {
+            let (one, _) = pair(&kernel).await;
+            for address in [ip("10.244.1.7"), ip("fd00::7")] {
+                let mac = Some(Mac::locally_administered(9));
+                let stale = Neighbour { link: one.index, address, mac, state: NeighbourState::Stale };
+                let permanent = Neighbour { state: NeighbourState::Permanent, ..stale };
+
+                kernel.put_neighbour(&stale).await.unwrap();
+                assert!(kernel.neighbours().await.unwrap().contains(&stale));
+                kernel.put_neighbour(&permanent).await.unwrap();
+                assert!(kernel.neighbours().await.unwrap().contains(&permanent));
+                kernel.delete_neighbour(&permanent).await.unwrap();
+
+                let left = kernel.neighbours().await.unwrap();
+                assert!(left.iter().all(|n| n.address != address || n.mac.is_none()), "{left:?}");
+            }
+        });
+    }
+
+    fn a_socket_opened_inside_speaks_of_the_inside() {
+        on_a_host(|kernel| async move {
+            let pod = Netns::make().unwrap();
+            let inside = Kernel::open_in(&pod).unwrap();
+
+            inside.set_up(LOOPBACK, true).await.unwrap();
+
+            assert!(inside.link("lo").await.unwrap().is_up);
+            assert!(!kernel.link("lo").await.unwrap().is_up);
+        });
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
