@@ -1,6 +1,9 @@
 //! What the demo shows: headings, lines, and whether a claim held. In colour where somebody looks.
 
-use std::fmt::Display;
+use std::{
+    fmt::{self, Display},
+    io::{self, Write},
+};
 
 /// Where the demo writes: stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,26 +15,31 @@ pub struct Screen {
 impl Screen {
     /// Says what is going to be shown.
     pub fn heading(self, text: &str) {
-        println!("\n{}", self.paint("1", text));
+        show(format_args!("\n{}", self.paint("1", text)));
     }
 
     /// Shows what came back.
     pub fn line(self, text: impl Display) {
-        println!("  {text}");
+        show(format_args!("  {text}"));
     }
 
     /// Says that a claim held.
     pub fn held(self, claim: &str) {
-        println!("  {} {claim}", self.paint("32", "✓"));
+        show(format_args!("  {} {claim}", self.paint("32", "✓")));
     }
 
     /// Says that a claim did not hold: what was expected, and what came instead.
     pub fn broken(self, expected: &str, came: impl Display) {
-        println!("  {} expected: {expected}", self.paint("31", "✗"));
-        println!("    but: {came}");
+        show(format_args!("  {} expected: {expected}", self.paint("31", "✗")));
+        show(format_args!("    but: {came}"));
     }
 
     fn paint(self, code: &str, text: &str) -> String {
         if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// Writes a line. Nobody may be there to read it (`| head`): what is shown goes on all the same.
+pub(crate) fn show(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
 }

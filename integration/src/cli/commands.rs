@@ -18,13 +18,13 @@ use crate::{
     holder::{Holder, INSIDE, Namespaces, Reply, Request},
     process::program,
     sandbox::{self, Tie},
-    screen::Screen,
+    screen::{Screen, show},
 };
 
 /// Plays the lesson in a sandbox that ends with it, or with this process.
 pub(super) fn demo(screen: Screen) -> Result<ExitCode> {
     let mut inner = sandbox::inner(arguments(&["--play"], screen, &[])?, Tie::Lifelong)?;
-    let status = inner.status().context("start process 1 of the sandbox")?;
+    let status = sandbox::attend(&mut inner)?;
     Ok(ExitCode::from(sandbox::exit_code(status)))
 }
 
@@ -72,7 +72,7 @@ fn each_file(files: &[PathBuf], request: impl Fn(String, String) -> Request) -> 
         let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         if let Reply::Done(lines) = holder.ask(&request(file.display().to_string(), text))? {
             for line in lines {
-                println!("{line}");
+                show(format_args!("{line}"));
             }
         }
     }
@@ -106,7 +106,7 @@ pub(super) fn curl(from: &str, count: u32, url: &str) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for _ in 0..count {
         match client::http_text(to, &url.path) {
-            Ok(response) => print!("{}", client::body_of(&response)),
+            Ok(response) => show(format_args!("{}", client::body_of(&response).trim_end())),
             Err(error) => {
                 eprintln!("{}", report(&error));
                 code = ExitCode::FAILURE;
@@ -125,7 +125,7 @@ fn namespaces(holder: Holder, place: &str) -> Result<Namespaces> {
 
 pub(super) fn status() -> Result<ExitCode> {
     if let Reply::Status(status) = Holder::find()?.ask(&Request::Status)? {
-        print!("{status}");
+        show(format_args!("{status}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -47,9 +47,8 @@ impl Holder {
             // It does not listen; the kernel makes it, and all that it holds, go.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
-        let process = format!("/proc/{}", self.pid);
         let gone = wait::until("the last process of the lab to end", || {
-            if is_holder(Path::new(&process)) { Err(format!("process {} runs", self.pid)) } else { Ok(()) }
+            if has_ended(self.pid) { Ok(()) } else { Err(format!("process {} runs", self.pid)) }
         });
         gone.map_err(Error::StillUp)
     }
@@ -68,6 +67,13 @@ fn is_holder(process: &Path) -> bool {
     let is_lab = Path::new(&program).file_name().is_some_and(|name| name == "fairway-lab");
     let is_inside = words.next() == Some(INSIDE.as_bytes()) && words.any(|word| word == b"--stay");
     is_lab && is_inside && is_first_below(process)
+}
+
+/// Process 1 of a process namespace ends after all others in it. Then it is a zombie until its parent takes notice.
+fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    matches!(state, None | Some(None | Some('Z' | 'X')))
 }
 
 fn is_first_below(process: &Path) -> bool {
