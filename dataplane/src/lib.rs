@@ -5,6 +5,8 @@
 
 pub mod disk;
 pub mod netns;
+pub mod nft;
 pub mod owner;
+pub mod packet;
 pub mod rtnl;
 pub mod sysctl;

@@ -1,3 +1,10 @@
 //! The daemon: `watch → state → plan → diff → commit`.
 
+pub mod config;
+pub mod conflist;
+pub mod objects;
+pub mod plan;
 pub mod service_port;
+pub mod state;
+pub mod sync;
+pub mod watch;

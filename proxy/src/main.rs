@@ -1,2 +1,143 @@
-//! The daemon.
-fn main() {}
+//! `fairway-proxy`: parse → build → run → drain.
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use dataplane::{nft, packet::Family, rtnl};
+use proxy::{
+    config::Config,
+    conflist::Files,
+    plan::Settings,
+    sync::{
+        Sync,
+        nodes::{self, NodeRoutes},
+        services::Nftables,
+    },
+    watch::manifests::Manifests,
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// Events on their way from a watch to the sync. Beyond that, the watch waits.
+const EVENTS: usize = 1024;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    log_to_stderr(&config);
+    let done = runtime::Builder::new_multi_thread()
+        .worker_threads(2) // the watch and the sync
+        .enable_all()
+        .build()
+        .context("start the runtime")
+        .and_then(|runtime| runtime.block_on(if_cleanup_else_run(&config)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairway-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn if_cleanup_else_run(config: &Config) -> anyhow::Result<()> {
+    if config.cleanup { clean_up(config).await } else { run(config).await }
+}
+
+/// Serves until a signal comes or something essential ends. Rules and routes stay.
+async fn run(config: &Config) -> anyhow::Result<()> {
+    let Some(manifests) = &config.manifests else {
+        bail!("give --manifests DIR: services from an API server are not supported yet");
+    };
+    let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
+    let node_name = config.node_name(&host_name.to_string_lossy());
+
+    let manifests = Manifests::watch(manifests)?;
+    let services = Nftables::new(nft::Socket::open()?, &settings(config));
+    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
+    let sync = Sync::new(&node_name, services, nodes);
+    let (sender, events) = mpsc::channel(EVENTS);
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "started");
+
+    let cancelled = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let stop = cancelled.clone();
+    tasks.spawn(async move { Ok(manifests.run(sender, stop).await?) });
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
+        sync.run(events, stop).await;
+        Ok(())
+    });
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
+            _ = interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
+        }
+        Ok(())
+    });
+    drain(tasks, &cancelled).await
+}
+
+/// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
+async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationToken) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        cancelled.cancel();
+        let ended = ended.context("a task of the daemon").flatten();
+        result = result.and(ended);
+    }
+    result
+}
+
+/// Removes what the daemon made on this node, as much of it as it can: first what leads packets and pods to it.
+async fn clean_up(config: &Config) -> anyhow::Result<()> {
+    let files = files(config).remove().context("remove the files for the CNI plugin");
+    let tables = remove_tables().context("remove the nftables tables");
+    let routes = async { nodes::remove_routes(&rtnl::Kernel::open()?).await };
+    let routes = routes.await.context("remove the routes to other nodes");
+    let failed: Vec<String> = [files, tables, routes.map(drop)]
+        .into_iter()
+        .filter_map(|step| step.err().map(|error| format!("{error:#}")))
+        .collect();
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
+    }
+    info!("removed rules, routes and files");
+    Ok(())
+}
+
+fn remove_tables() -> Result<(), nft::Error> {
+    let mut transaction = nft::Transaction::default();
+    for family in Family::ALL {
+        transaction.delete(family);
+    }
+    nft::Socket::open()?.commit(&transaction)
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings { cluster_cidrs: config.cluster_cidr.clone(), masquerade_all: config.masquerade_all }
+}
+
+fn files(config: &Config) -> Files {
+    Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni)
+}
+
+fn log_to_stderr(config: &Config) {
+    let level = config.log_level().into();
+    let filter = EnvFilter::builder().with_default_directive(level).from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -8,56 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// A transport protocol that services speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// Transmission Control Protocol.
-    Tcp,
-    /// User Datagram Protocol.
-    Udp,
-    /// Stream Control Transmission Protocol.
-    Sctp,
-}
-
-impl Protocol {
-    /// The protocol's number in the IP header (IANA "Protocol Numbers").
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
-/// An address family, as nftables names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    Ip,
-    /// IPv6.
-    Ip6,
-}
-
-impl Family {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Ip,
-            IpAddr::V6(_) => Self::Ip6,
-        }
-    }
-}
+pub use dataplane::packet::{Family, Protocol};
 
 /// Names a service port. Port names may be empty, so all four parts are needed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

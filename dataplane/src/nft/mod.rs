@@ -1,0 +1,34 @@
+//! nftables as values, and the socket that makes the kernel agree with them.
+//!
+//! ```text
+//! table (values) ──text──▶ what `nft list table` would say
+//!    │ diff            ┌──encode──▶ bytes ──socket──▶ kernel
+//!    ▼                 │
+//! transaction ─────────┼──fake──▶ the same table, in memory
+//!                      └──text──▶ what `nft -f` would read
+//! held ◀──socket── kernel: what it holds of ours, comparable with a table
+//! trace: where would this packet go?
+//! ```
+
+mod decode;
+mod diff;
+mod encode;
+mod fake;
+mod held;
+mod message;
+mod socket;
+mod table;
+mod text;
+mod trace;
+mod transaction;
+
+pub use diff::diff;
+pub use fake::{Fake, Refusal};
+pub use held::{Fingerprint, Held, HeldChain};
+pub use socket::{Error, Socket};
+pub use table::{
+    Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule,
+    SetType, Source, Statement, Table, Verdict,
+};
+pub use trace::{Fate, Packet, Route, trace};
+pub use transaction::{Change, Transaction};

@@ -1,0 +1,303 @@
+//! The nfnetlink socket: one transaction is one message to the kernel, answered before it returns.
+//!
+//! In: a transaction. Out: committed whole, or refused with the object and the kernel's reason, and nothing changed.
+//! Every call blocks for as long as the kernel works; it never waits for anything else.
+
+use std::io;
+
+use netlink_sys::{Socket as NetlinkSocket, protocols::NETLINK_NETFILTER};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
+
+use super::{
+    decode,
+    encode::{self, ACK, Batch, DUMP},
+    held::Held,
+    message::{Attributes, Messages, Writer, u32_ne},
+    text::In,
+    transaction::{Change, Transaction},
+};
+use crate::{netns::Netns, owner, packet::Family};
+
+/// Room for one transaction; the kernel takes memory only for what is sent.
+const SEND_BUFFER: usize = 512 << 20;
+
+/// Room for the replies of one dump step or transaction.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Message flag: the dump was interrupted by a change (`NLM_F_DUMP_INTR`).
+const INTERRUPTED: u16 = 0x10;
+/// Message flag: attributes follow the error (`NLM_F_ACK_TLVS`).
+const EXPLAINED: u16 = 0x200;
+
+/// Why nftables could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No socket.
+    #[error("open an nfnetlink socket: {hint}")]
+    Open {
+        /// What to do about it.
+        hint: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The transaction did not reach the kernel.
+    #[error("send a transaction of {bytes} bytes{hint}")]
+    Send {
+        /// Its size.
+        bytes: usize,
+        /// What to do about it.
+        hint: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel refused a change, and with it the transaction.
+    #[error("kernel refuses `{change}`{}", because(.reason.as_deref()))]
+    Refused {
+        /// The change, as nft text; of many elements only the one at fault.
+        change: String,
+        /// The kernel's own words, where it has some.
+        reason: Option<String>,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The answer was lost: the transaction may be committed or not.
+    #[error("outcome of a transaction is unknown")]
+    OutcomeUnknown(#[source] io::Error),
+    /// Our tables could not be listed.
+    #[error("list {what} of table {family} {table}", table = owner::TABLE)]
+    List {
+        /// What was listed.
+        what: &'static str,
+        /// The table's family.
+        family: Family,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+}
+
+impl Error {
+    /// Says whether what was to be changed is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.errno() == Some(nix::libc::ENOENT)
+    }
+
+    /// Says whether what was to be added is there already, and is something else.
+    pub fn is_exists(&self) -> bool {
+        self.errno() == Some(nix::libc::EEXIST)
+    }
+
+    /// Says whether the right to change nftables is missing.
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(self.errno(), Some(nix::libc::EPERM | nix::libc::EACCES))
+    }
+
+    /// The kernel's number for the reason.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Open { source, .. }
+            | Self::Send { source, .. }
+            | Self::Refused { source, .. }
+            | Self::OutcomeUnknown(source)
+            | Self::List { source, .. } => source.raw_os_error(),
+        }
+    }
+}
+
+/// A socket to the nftables of one network namespace.
+#[derive(Debug)]
+pub struct Socket {
+    netlink: NetlinkSocket,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        let open = || {
+            let mut netlink = NetlinkSocket::new(NETLINK_NETFILTER)?;
+            netlink.bind_auto()?;
+            netlink.set_ext_ack(true)?;
+            netlink.set_cap_ack(true)?;
+            // Beyond the system's limit with CAP_NET_ADMIN of the machine, else up to it.
+            let limits = SockRef::from(&netlink);
+            if setsockopt(&netlink, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+                limits.set_send_buffer_size(SEND_BUFFER)?;
+            }
+            limits.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            Ok(netlink)
+        };
+        let hint = "the kernel needs nf_tables (CONFIG_NF_TABLES)";
+        open().map(|netlink| Self { netlink }).map_err(|source| Error::Open { hint, source })
+    }
+
+    /// Opens a socket inside a network namespace; it stays there wherever it is used.
+    pub fn open_in(netns: &Netns) -> Result<Self, Error> {
+        netns.run(Self::open).unwrap_or_else(|error| {
+            Err(Error::Open { hint: "cannot enter the network namespace", source: io::Error::other(error) })
+        })
+    }
+
+    /// Commits a transaction: all of it, or nothing and an error that names the change at fault.
+    pub fn commit(&self, transaction: &Transaction) -> Result<(), Error> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let batch = encode::batch(transaction);
+        self.netlink.send(batch.bytes(), 0).map_err(|source| {
+            let too_large = source.raw_os_error() == Some(nix::libc::EMSGSIZE);
+            let hint = if too_large {
+                ": more than net.core.wmem_max allows here; run with CAP_NET_ADMIN or raise it"
+            } else {
+                ""
+            };
+            Error::Send { bytes: batch.bytes().len(), hint, source }
+        })?;
+        // The kernel has answered all before send returned (nfnetlink_rcv runs in the sender's context).
+        let mut refused = None;
+        loop {
+            let reply = match self.receive(nix::libc::MSG_DONTWAIT) {
+                Ok(reply) => reply,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(Error::OutcomeUnknown(error)),
+            };
+            for message in Messages(&reply).filter(|message| message.kind == ERROR) {
+                let errno = errno(message.body);
+                if errno != 0 && refused.is_none() {
+                    let explained = message.flags & EXPLAINED != 0;
+                    let words = explained.then(|| Attributes(message.body.get(20..).unwrap_or_default()));
+                    refused = Some(refusal(transaction, &batch, message.sequence, errno, words));
+                }
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Lists what the kernel holds of our table of that family; `None` if there is no such table.
+    pub fn held(&self, family: Family) -> Result<Option<Held>, Error> {
+        const GET_TABLE: u16 = encode::kind(1);
+        let fail = |what| move |source| Error::List { what, family, source };
+        let mut held = Held::new(family);
+        let by_table = |_: &mut Writer| {};
+        match self.request(family, GET_TABLE, ACK, by_table, |_, _| {}) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(fail("the name")(error)),
+        }
+        self.request(family, encode::GET_CHAIN, DUMP, by_table, |kind, attributes| {
+            if kind == encode::NEW_CHAIN && attributes.name(1) == Some(owner::TABLE) {
+                decode::chain(&mut held, attributes);
+            }
+        })
+        .map_err(fail("chains"))?;
+        self.request(family, encode::GET_RULE, DUMP, by_table, |kind, attributes| {
+            if kind == encode::NEW_RULE && attributes.name(1) == Some(owner::TABLE) {
+                decode::rule(&mut held, attributes);
+            }
+        })
+        .map_err(fail("rules"))?;
+        self.request(family, encode::GET_SET, DUMP, by_table, |kind, attributes| {
+            if kind == encode::NEW_SET && attributes.name(1) == Some(owner::TABLE) {
+                decode::map(&mut held, attributes);
+            }
+        })
+        .map_err(fail("maps"))?;
+        for (name, map) in &mut held.maps {
+            let by_map = |w: &mut Writer| w.put_name(2, name);
+            self.request(family, encode::GET_ELEMENTS, DUMP, by_map, |kind, attributes| {
+                if kind == encode::NEW_ELEMENTS {
+                    decode::elements(family, map, attributes);
+                }
+            })
+            .map_err(fail("elements"))?;
+        }
+        Ok(Some(held))
+    }
+
+    /// Asks for something of our table and hands each message of the answer to `take`.
+    fn request(
+        &self,
+        family: Family,
+        kind: u16,
+        flags: u16,
+        name: impl Fn(&mut Writer),
+        mut take: impl FnMut(u16, Attributes<'_>),
+    ) -> io::Result<()> {
+        const SEQUENCE: u32 = 1;
+        let mut writer = Writer::default();
+        let open =
+            writer.open_message(kind, encode::REQUEST | flags, SEQUENCE, encode::family_number(family), 0);
+        writer.put_name(1, owner::TABLE);
+        name(&mut writer);
+        writer.close_message(open);
+        self.netlink.send(writer.bytes(), 0)?;
+        let mut interrupted = false;
+        loop {
+            let reply = self.receive(0)?;
+            for message in Messages(&reply) {
+                interrupted |= message.flags & INTERRUPTED != 0;
+                match message.kind {
+                    DONE if interrupted => return Err(io::ErrorKind::Interrupted.into()),
+                    DONE => return Ok(()),
+                    ERROR => match errno(message.body) {
+                        0 => return Ok(()),
+                        errno => return Err(io::Error::from_raw_os_error(errno)),
+                    },
+                    kind => take(kind, message.attributes()),
+                }
+            }
+        }
+    }
+
+    /// Receives one datagram, however long.
+    fn receive(&self, flags: i32) -> io::Result<Vec<u8>> {
+        const LONGEST: usize = 64 << 10; // a dump reply holds at most 32 kB, an error less
+        let mut reply = Vec::with_capacity(LONGEST);
+        self.netlink.recv(&mut reply, flags)?;
+        Ok(reply)
+    }
+}
+
+/// The errno of an error message; the kernel sends it negative.
+fn errno(body: &[u8]) -> i32 {
+    -u32_ne(body.get(..4).unwrap_or_default()).cast_signed()
+}
+
+/// Names the change, and among many elements the one, that the kernel refused.
+fn refusal(
+    transaction: &Transaction,
+    batch: &Batch,
+    sequence: u32,
+    errno: i32,
+    words: Option<Attributes<'_>>,
+) -> Error {
+    const REASON: u16 = 1;
+    const OFFSET: u16 = 2;
+    let origin = batch.origin(sequence);
+    let element = origin.and_then(|origin| {
+        let offset = words?.find(OFFSET).map(u32_ne)?;
+        batch.element_at(origin, offset)
+    });
+    let change = origin.and_then(|origin| transaction.changes().get(origin.change));
+    let change = change.map_or_else(
+        || "the transaction as a whole".to_owned(),
+        |(family, change)| match (change, element) {
+            (Change::AddElements(map, kind, elements), Some(at)) => {
+                let one = elements.iter().skip(at).take(1).cloned().collect();
+                In(*family, &Change::AddElements(map.clone(), *kind, one)).to_string()
+            }
+            (Change::DeleteElements(map, kind, keys), Some(at)) => {
+                let one = keys.iter().skip(at).take(1).copied().collect();
+                In(*family, &Change::DeleteElements(map.clone(), *kind, one)).to_string()
+            }
+            _ => In(*family, change).to_string(),
+        },
+    );
+    let reason = words.and_then(|words| words.name(REASON)).map(str::to_owned);
+    Error::Refused { change, reason, source: io::Error::from_raw_os_error(errno) }
+}

@@ -1,0 +1,241 @@
+//! Where would this packet go? The table, read as the kernel reads it, in memory.
+//!
+//! In: a table and the first packet of a connection. Out: every way that it may take, in the order of the turns. Pure;
+//! the namespace tests ask the kernel the same questions.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::table::{ChainName, Data, Hook, Key, MapName, Match, Source, Statement, Table, Verdict};
+use crate::packet::Protocol;
+
+/// The first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it enters: [`Hook::Prerouting`] from a link, [`Hook::Output`] from a local process.
+    pub hook: Hook,
+    /// Its transport protocol.
+    pub protocol: Protocol,
+    /// Who sent it.
+    pub source: IpAddr,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// Whether the destination is an address of this host.
+    pub to_this_host: bool,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It goes where it was sent.
+    Untouched,
+    /// It goes to this endpoint instead.
+    Endpoint(SocketAddr),
+    /// Its sender is told that nobody answers.
+    Rejected,
+    /// It vanishes.
+    Dropped,
+}
+
+/// One way that a packet may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Whether it leaves with another source address.
+    pub is_masqueraded: bool,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fate {
+            Fate::Untouched => write!(f, "untouched"),
+            Fate::Endpoint(endpoint) => write!(f, "{endpoint}"),
+            Fate::Rejected => write!(f, "rejected"),
+            Fate::Dropped => write!(f, "dropped"),
+        }?;
+        if self.is_masqueraded { write!(f, " masqueraded") } else { Ok(()) }
+    }
+}
+
+/// Every way that the packet may take: one for each turn of the rotation that it meets, or a single one.
+pub fn trace(table: &Table, packet: &Packet) -> Vec<Route> {
+    let mut ways = Vec::new();
+    let mut turns = 1;
+    while let Ok(turn) = u32::try_from(ways.len())
+        && turn < turns
+    {
+        let mut walk = Walk::new(table, packet, turn);
+        ways.push(walk.route());
+        turns = walk.turns;
+    }
+    ways
+}
+
+/// A packet on its way.
+struct Walk<'a> {
+    table: &'a Table,
+    packet: &'a Packet,
+    /// Which turn every rotation gives, and how many turns the last one had.
+    turn: u32,
+    turns: u32,
+    priority: u32,
+    mark: u32,
+    destination: SocketAddr,
+    is_rewritten: bool,
+}
+
+/// How a chain ended for the packet.
+enum End {
+    /// It came out at the end.
+    Out,
+    /// It was decided.
+    Decided(Fate),
+}
+
+/// How a rule ended for the packet.
+enum Step {
+    /// The next rule follows.
+    Next,
+    /// The chain is left.
+    Leave(End),
+}
+
+impl<'a> Walk<'a> {
+    fn new(table: &'a Table, packet: &'a Packet, turn: u32) -> Self {
+        let destination = packet.destination;
+        Self { table, packet, turn, turns: 1, priority: 0, mark: 0, destination, is_rewritten: false }
+    }
+
+    fn route(&mut self) -> Route {
+        let fate = match self.base_chains(self.packet.hook) {
+            End::Decided(fate) => fate,
+            End::Out => Fate::Untouched,
+        };
+        let leaves = matches!(fate, Fate::Untouched | Fate::Endpoint(_));
+        let is_masqueraded = leaves && matches!(self.base_chains(Hook::Postrouting), End::Decided(_));
+        Route { fate, is_masqueraded }
+    }
+
+    fn base_chains(&mut self, hook: Hook) -> End {
+        let table = self.table;
+        let chains = table.chains.iter().filter(|(_, chain)| chain.hook == Some(hook));
+        for (name, _) in chains {
+            if let End::Decided(fate) = self.chain(name) {
+                return End::Decided(fate);
+            }
+        }
+        End::Out
+    }
+
+    fn chain(&mut self, name: &ChainName) -> End {
+        let table = self.table;
+        let rules = table.chains.get(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        for rule in rules {
+            if let Step::Leave(end) = self.rule(&rule.0) {
+                return end;
+            }
+        }
+        End::Out
+    }
+
+    fn rule(&mut self, statements: &[Statement]) -> Step {
+        for statement in statements {
+            let goes_on = match statement {
+                Statement::Match(condition) => self.matches(condition),
+                Statement::SetPriority(source) => self.number(source).map(|n| self.priority = n).is_some(),
+                Statement::AddMark(bits) => {
+                    self.mark |= bits;
+                    true
+                }
+                Statement::ClearMark(bits) => {
+                    self.mark &= !bits;
+                    true
+                }
+                Statement::Counter | Statement::Remember(_) => true,
+                Statement::VerdictMap(source) => match self.data(source) {
+                    Some(Data::Verdict(verdict)) => return self.verdict(&verdict.clone()),
+                    _ => false,
+                },
+                Statement::DnatByPriority(map) | Statement::DnatAsRemembered { slots: map, .. } => {
+                    let key = Key::Number(self.priority);
+                    if matches!(statement, Statement::DnatByPriority(_)) {
+                        self.priority = 0;
+                    }
+                    match self.element(map, key) {
+                        Some(Data::Endpoint(endpoint)) => {
+                            (self.destination, self.is_rewritten) = (*endpoint, true);
+                            return Step::Leave(End::Decided(Fate::Endpoint(*endpoint)));
+                        }
+                        _ => false,
+                    }
+                }
+                Statement::Masquerade => return Step::Leave(End::Decided(Fate::Untouched)),
+                Statement::RejectWithReset | Statement::Reject => {
+                    return Step::Leave(End::Decided(Fate::Rejected));
+                }
+                Statement::Verdict(verdict) => return self.verdict(verdict),
+            };
+            if !goes_on {
+                return Step::Next;
+            }
+        }
+        Step::Next
+    }
+
+    fn verdict(&mut self, verdict: &Verdict) -> Step {
+        match verdict {
+            Verdict::Drop => Step::Leave(End::Decided(Fate::Dropped)),
+            Verdict::Goto(chain) => Step::Leave(self.chain(chain)),
+            Verdict::Jump(chain) => match self.chain(chain) {
+                End::Out => Step::Next,
+                decided @ End::Decided(_) => Step::Leave(decided),
+            },
+        }
+    }
+
+    fn matches(&self, condition: &Match) -> bool {
+        match condition {
+            Match::Protocol(protocol) => self.packet.protocol == *protocol,
+            Match::ToThisHost => self.packet.to_this_host,
+            Match::SourceOutside(network) => !network.contains(self.packet.source),
+            Match::DestinationOutside(network) => !network.contains(self.destination.ip()),
+            Match::Mark(bits) => self.mark & bits == *bits,
+            Match::Priority(number) => self.priority == *number,
+            Match::DestinationRewritten => self.is_rewritten,
+            Match::AddressesIn(set) => {
+                self.element(set, Key::Addresses(self.packet.source, self.destination.ip())).is_some()
+            }
+        }
+    }
+
+    fn number(&mut self, source: &Source) -> Option<u32> {
+        if let Source::Rotation { modulus, offset } = source {
+            self.turns = *modulus;
+            return Some(offset + self.turn);
+        }
+        match self.data(source)? {
+            Data::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn data(&self, source: &Source) -> Option<&'a Data> {
+        let Packet { protocol, source: client, .. } = *self.packet;
+        match source {
+            Source::ByService(map) => {
+                self.element(map, Key::Service(self.destination.ip(), protocol, self.destination.port()))
+            }
+            Source::ByPort(map) => self.element(map, Key::Port(protocol, self.destination.port())),
+            Source::ByPriority { mask, map } => self.element(map, Key::Number(self.priority & mask)),
+            Source::ByClient { mask, map } => self.element(map, Key::Client(client, self.priority & mask)),
+            Source::Rotation { .. } => None,
+        }
+    }
+
+    fn element(&self, map: &MapName, key: Key) -> Option<&'a Data> {
+        self.table.maps.get(map)?.elements.get(&key).map(|element| &element.data)
+    }
+}

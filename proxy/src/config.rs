@@ -1,0 +1,110 @@
+//! The command line. In: arguments. Out: [`Config`], or clap's message about what is wrong with them.
+//!
+//! Flags that kube-proxy has too mean the same here, and are written the same way (`--masquerade-all=true`, `--v=2`).
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use ipnetwork::IpNetwork;
+use tracing::Level;
+
+#[cfg(test)]
+mod tests;
+
+/// Programs nftables for Kubernetes services, and routes pods between nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "fairway-proxy", version)]
+pub struct Config {
+    /// Reads services, endpoint slices and nodes from the YAML and JSON files in this directory, and watches it
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// Name of this node, where it is not the host's
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// How packets find pods on other nodes: auto, direct (by the nodes' own addresses) or none
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = route_mode)]
+    pub routes: RouteMode,
+
+    /// Addresses of all pods, one CIDR for each family; connections from elsewhere to cluster IPs are masqueraded
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
+    pub cluster_cidr: Vec<IpNetwork>,
+
+    /// Masquerades all connections to cluster IPs
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub masquerade_all: bool,
+
+    /// Writes the CNI configuration that makes the container runtime use Fairway
+    #[arg(long, value_name = "BOOL", default_value = "true", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub install_cni: bool,
+
+    /// Where the CNI plugin finds what it must know of this node
+    #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
+    pub run_dir: PathBuf,
+
+    /// Where the container runtime looks for CNI configuration
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+
+    /// Where state that outlives a reboot is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
+    pub state_dir: PathBuf,
+
+    /// Removes all that Fairway made on this node but its pods, and exits
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub cleanup: bool,
+
+    /// How much to log: 4 for debugging, 6 for everything
+    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
+    pub verbosity: u8,
+}
+
+/// How packets find pods on other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteMode {
+    /// As the network between the nodes allows; for now the same as [`RouteMode::Direct`].
+    Auto,
+    /// By routes through the other nodes' own addresses. All nodes must be on one network.
+    Direct,
+    /// By somebody else's doing.
+    None,
+}
+
+fn route_mode(text: &str) -> Result<RouteMode, String> {
+    match text {
+        "auto" => Ok(RouteMode::Auto),
+        "direct" => Ok(RouteMode::Direct),
+        "none" => Ok(RouteMode::None),
+        "vxlan" => Err("not supported yet; use direct where all nodes are on one network".into()),
+        _ => Err("must be auto, direct or none".into()),
+    }
+}
+
+fn cidr(text: &str) -> Result<IpNetwork, String> {
+    match text.trim().parse::<IpNetwork>() {
+        Ok(network) if text.contains('/') => {
+            IpNetwork::new(network.network(), network.prefix()).map_err(|error| error.to_string())
+        }
+        _ => Err("must be a CIDR such as 10.244.0.0/16".into()),
+    }
+}
+
+impl Config {
+    /// The name of the Node object that is this machine: as given, or the host's.
+    pub fn node_name(&self, host_name: &str) -> String {
+        self.hostname_override.as_deref().unwrap_or(host_name).trim().to_lowercase()
+    }
+
+    /// The log level that kube-proxy's verbosity comes to.
+    pub fn log_level(&self) -> Level {
+        match self.verbosity {
+            0..=3 => Level::INFO,
+            4..=5 => Level::DEBUG,
+            _ => Level::TRACE,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+use super::*;
+
+fn parse(arguments: &str) -> Result<Config, String> {
+    let arguments = std::iter::once("fairway-proxy").chain(arguments.split_whitespace());
+    Config::try_parse_from(arguments).map_err(|error| error.to_string())
+}
+
+#[test]
+fn defaults_are_the_places_that_users_know() {
+    let config = parse("--manifests /etc/fairway").unwrap();
+
+    assert_eq!(config.manifests, Some("/etc/fairway".into()));
+    assert_eq!(config.run_dir, PathBuf::from("/run/fairway"));
+    assert_eq!(config.cni_conf_dir, PathBuf::from("/etc/cni/net.d"));
+    assert_eq!(config.state_dir, PathBuf::from("/var/lib/fairway"));
+    assert_eq!(config.routes, RouteMode::Auto);
+    assert!(config.install_cni && !config.masquerade_all && !config.cleanup);
+}
+
+#[test]
+fn flags_are_written_as_for_kube_proxy() {
+    let config =
+        parse("--masquerade-all=true --v=4 --cluster-cidr=10.244.0.0/16,fd00::/56 --install-cni=false")
+            .unwrap();
+
+    assert!(config.masquerade_all && !config.install_cni);
+    assert_eq!(config.log_level(), Level::DEBUG);
+    assert_eq!(config.cluster_cidr, ["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()]);
+    assert!(parse("--cleanup").unwrap().cleanup);
+    assert_eq!(parse("-v 6").unwrap().log_level(), Level::TRACE);
+}
+
+#[test]
+fn the_node_s_name_is_trimmed_and_lower_cased() {
+    assert_eq!(parse("").unwrap().node_name("W1\n"), "w1");
+    assert_eq!(parse("--hostname-override Node-7").unwrap().node_name("w1"), "node-7");
+}
+
+#[test]
+fn what_is_not_supported_is_told_clearly() {
+    assert!(parse("--routes vxlan").unwrap_err().contains("not supported yet"));
+    assert!(parse("--routes sometimes").unwrap_err().contains("must be auto, direct or none"));
+    assert!(parse("--cluster-cidr 10.244.0.0").unwrap_err().contains("must be a CIDR"));
+    assert!(parse("--proxy-mode iptables").unwrap_err().contains("--proxy-mode"));
+}

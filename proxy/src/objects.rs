@@ -1,0 +1,212 @@
+//! What the watch says and the state hears: services, endpoint slices and nodes, cut down to what Fairway uses.
+//!
+//! In: the JSON shape of the Kubernetes API ([`Object::parse`]), from whatever source. Out: values that have been
+//! checked and defaulted as the API server does it. Unknown fields are ignored; a wrong one is an [`Invalid`] that names it.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+use crate::service_port::{Family, Protocol};
+
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+/// Names an object among those of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// The namespace; empty for nodes, which have none.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The kinds of object that Fairway reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// core/v1 Service.
+    Service,
+    /// discovery.k8s.io/v1 `EndpointSlice`.
+    EndpointSlice,
+    /// core/v1 Node.
+    Node,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        })
+    }
+}
+
+/// An object of one of the kinds; cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A service.
+    Service(Arc<Service>),
+    /// A part of a service's endpoints.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// A node.
+    Node(Arc<Node>),
+}
+
+impl Object {
+    /// Reads one object. Kinds that Fairway does not use give `None`.
+    pub fn parse(value: Value) -> Result<Option<Self>, Invalid> {
+        wire::parse(value)
+    }
+
+    /// The object's kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+
+    /// The object's name.
+    pub fn name(&self) -> &ObjectName {
+        match self {
+            Self::Service(service) => &service.name,
+            Self::EndpointSlice(slice) => &slice.name,
+            Self::Node(node) => &node.name,
+        }
+    }
+}
+
+/// Why an object was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {field}: {reason}")]
+pub struct Invalid {
+    /// Kind, namespace and name, as far as they are known: `Service default/web`.
+    pub object: String,
+    /// The path of the field: `spec.ports[0].port`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// How a service is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceType {
+    /// By cluster IP.
+    ClusterIp,
+    /// By a port on every node, too.
+    NodePort,
+    /// By a load balancer's address, too.
+    LoadBalancer,
+    /// Only as a DNS alias: nothing to proxy.
+    ExternalName,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ObjectName,
+    /// How it is reached.
+    pub service_type: ServiceType,
+    /// Whether the label `service.kubernetes.io/service-proxy-name` gives it to another proxy.
+    pub has_other_proxy: bool,
+    /// At most one address of each family; none if the service is headless.
+    pub cluster_ips: Vec<IpAddr>,
+    /// How long a client stays with its endpoint (`sessionAffinity: ClientIP`).
+    pub affinity_seconds: Option<u32>,
+    /// Its ports, each name and protocol once.
+    pub ports: Vec<Port>,
+}
+
+impl Service {
+    /// Says whether packets to this service are ours to deliver.
+    pub fn is_proxied(&self) -> bool {
+        self.service_type != ServiceType::ExternalName && !self.has_other_proxy
+    }
+
+    /// The service's address of one family.
+    pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
+        self.cluster_ips.iter().copied().find(|&ip| Family::of(ip) == family)
+    }
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Its name, often empty when it is the only one.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the cluster IP.
+    pub port: u16,
+    /// The port on the nodes. Set only for types that have one.
+    pub node_port: Option<u16>,
+}
+
+/// A part of a service's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its name.
+    pub name: ObjectName,
+    /// The service it belongs to, in the same namespace, by label `kubernetes.io/service-name`.
+    pub service: Option<String>,
+    /// Whether the label `service.kubernetes.io/headless` says that nobody is to proxy to it.
+    pub is_headless: bool,
+    /// The family of the addresses; `None` for host names, which nobody proxies to.
+    pub family: Option<Family>,
+    /// Where each of them listens.
+    pub ports: Vec<SlicePort>,
+    /// The addresses with their conditions.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// A port of all endpoints of a slice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlicePort {
+    /// The name of the service port that leads here.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port that the endpoints listen on.
+    pub port: u16,
+}
+
+/// One address of a slice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceEndpoint {
+    /// The address, of the slice's family.
+    pub address: IpAddr,
+    /// The node that it runs on.
+    pub node: Option<String>,
+    /// Whether new connections should go there.
+    pub ready: bool,
+    /// Whether it would answer.
+    pub serving: bool,
+    /// Whether it is about to end.
+    pub terminating: bool,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; nodes have no namespace.
+    pub name: ObjectName,
+    /// What its pods' addresses are taken from.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Where the other nodes reach it.
+    pub internal_ips: Vec<IpAddr>,
+}

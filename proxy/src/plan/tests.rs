@@ -1,0 +1,303 @@
+//! Where do packets go, and what does a change cost? Goldens show the tables; laws hold for any history.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::nft::{Change, Fake, Hook, Packet, Route, Table, Transaction, trace};
+use proptest::prelude::*;
+
+use super::{Planner, Settings};
+use crate::service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName};
+
+mod laws;
+
+/// A service port named `default/<name>:http`.
+fn name(name: &str) -> ServicePortName {
+    let (namespace, port) = ("default".to_owned(), "http".to_owned());
+    ServicePortName { namespace, name: name.to_owned(), port, protocol: Protocol::Tcp }
+}
+
+/// A service port of that cluster IP, with endpoints at 10.244.1.n:8080; negative ones are on this node.
+fn port(cluster_ip: &str, endpoints: &[i16]) -> ServicePort {
+    let endpoint = |n: &i16| {
+        let address = IpAddr::from([10, 244, 1, u8::try_from(n.unsigned_abs()).unwrap()]);
+        Endpoint { address: SocketAddr::new(address, 8080), is_local: *n < 0 }
+    };
+    ServicePort {
+        cluster_ip: cluster_ip.parse().unwrap(),
+        port: 80,
+        node_port: None,
+        affinity_seconds: None,
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+/// The first packet of a connection from `source` to `destination`, forwarded by this node.
+fn packet(source: &str, destination: &str) -> Packet {
+    Packet {
+        hook: Hook::Prerouting,
+        protocol: Protocol::Tcp,
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        to_this_host: false,
+    }
+}
+
+/// A planner whose changes are committed to a fake, as the daemon does.
+struct Node {
+    planner: Planner,
+    kernel: Fake,
+}
+
+impl Node {
+    fn new(settings: &Settings) -> Self {
+        let planner = Planner::new(&Family::ALL, settings);
+        let mut kernel = Fake::default();
+        let mut everything = Transaction::default();
+        for table in planner.tables() {
+            everything.replace(table);
+        }
+        kernel.commit(&everything).unwrap();
+        Self { planner, kernel }
+    }
+
+    /// Sets a service port and commits, then retires and commits; returns the two transactions.
+    fn set(&mut self, name: &ServicePortName, port: Option<&ServicePort>) -> (Transaction, Transaction) {
+        self.planner.set(name, Family::Ip, port);
+        let switched = self.commit();
+        while !self.planner.is_settled() {
+            self.planner.retire();
+        }
+        (switched, self.commit())
+    }
+
+    fn commit(&mut self) -> Transaction {
+        let transaction = self.planner.take();
+        self.kernel.commit(&transaction).unwrap();
+        let held = Family::ALL.map(|family| self.kernel.table(family).unwrap());
+        assert!(self.planner.tables().eq(held));
+        transaction
+    }
+
+    fn table(&self) -> &Table {
+        self.kernel.table(Family::Ip).unwrap()
+    }
+
+    /// The ways that a packet may take, as text.
+    fn ways(&self, packet: &Packet) -> String {
+        let ways = trace(self.table(), packet);
+        ways.iter().map(Route::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn check(service: &ServicePort, packet: &Packet, expected: &str) {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("web"), Some(service));
+
+    assert_eq!(node.ways(packet), expected);
+}
+
+#[test]
+fn the_table_without_services() {
+    let planner = Planner::new(&Family::ALL, &Settings::default());
+
+    insta::assert_snapshot!("empty", planner.tables().map(ToString::to_string).collect::<String>());
+}
+
+#[test]
+fn a_whole_table() {
+    let cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+    let mut node = Node::new(&Settings { cluster_cidrs, masquerade_all: false });
+
+    node.set(&name("none"), Some(&port("10.96.0.1", &[])));
+    node.set(&name("one"), Some(&port("10.96.0.2", &[-2])));
+    node.set(&name("three"), Some(&ServicePort { node_port: Some(30_632), ..port("10.96.0.3", &[2, 3, 4]) }));
+    let sticky = ServicePort { affinity_seconds: Some(10_800), ..port("10.96.0.4", &[2, 3]) };
+    node.set(&name("sticky"), Some(&sticky));
+
+    insta::assert_snapshot!("whole", node.table());
+}
+
+#[test]
+fn the_only_endpoint_gets_every_connection() {
+    check(&port("10.96.0.1", &[2]), &packet("10.244.2.9", "10.96.0.1:80"), "10.244.1.2:8080");
+}
+
+#[test]
+fn endpoints_take_turns() {
+    check(
+        &port("10.96.0.1", &[2, 3, 4]),
+        &packet("10.244.2.9", "10.96.0.1:80"),
+        "10.244.1.3:8080, 10.244.1.4:8080, 10.244.1.2:8080",
+    );
+}
+
+#[test]
+fn other_ports_and_protocols_pass_untouched() {
+    let service = port("10.96.0.1", &[2]);
+    check(&service, &packet("10.244.2.9", "10.96.0.1:81"), "untouched");
+    let udp = Packet { protocol: Protocol::Udp, ..packet("10.244.2.9", "10.96.0.1:80") };
+    check(&service, &udp, "untouched");
+}
+
+#[test]
+fn without_endpoints_connections_are_rejected() {
+    check(&port("10.96.0.1", &[]), &packet("10.244.2.9", "10.96.0.1:80"), "rejected");
+}
+
+#[test]
+fn a_node_port_answers_on_every_address_of_the_node_masqueraded() {
+    let service = ServicePort { node_port: Some(30_632), ..port("10.96.0.1", &[2]) };
+    let to_node = Packet { to_this_host: true, ..packet("192.168.14.1", "192.168.14.50:30632") };
+    check(&service, &to_node, "10.244.1.2:8080 masqueraded");
+    let past = packet("192.168.14.1", "192.168.14.51:30632");
+    check(&service, &past, "untouched");
+    let local = Packet { hook: Hook::Output, to_this_host: true, ..packet("127.0.0.1", "127.0.0.1:30632") };
+    check(&service, &local, "untouched");
+}
+
+#[test]
+fn an_endpoint_that_reaches_itself_is_masqueraded() {
+    let service = port("10.96.0.1", &[-2, -3]);
+    check(&service, &packet("10.244.1.2", "10.96.0.1:80"), "10.244.1.3:8080, 10.244.1.2:8080 masqueraded");
+}
+
+#[test]
+fn sources_outside_the_pod_network_are_masqueraded() {
+    let cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+    let mut node = Node::new(&Settings { cluster_cidrs, masquerade_all: false });
+    node.set(&name("web"), Some(&port("10.96.0.1", &[2])));
+
+    assert_eq!(node.ways(&packet("192.168.14.1", "10.96.0.1:80")), "10.244.1.2:8080 masqueraded");
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "10.244.1.2:8080");
+}
+
+#[test]
+fn all_sources_are_masqueraded_if_so_set() {
+    let mut node = Node::new(&Settings { cluster_cidrs: Vec::new(), masquerade_all: true });
+    node.set(&name("web"), Some(&port("10.96.0.1", &[2])));
+
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "10.244.1.2:8080 masqueraded");
+}
+
+#[test]
+fn a_sticky_service_gives_new_clients_their_turn() {
+    let service = ServicePort { affinity_seconds: Some(60), ..port("10.96.0.1", &[2, 3]) };
+    check(&service, &packet("10.244.2.9", "10.96.0.1:80"), "10.244.1.3:8080, 10.244.1.2:8080");
+    let service = ServicePort { affinity_seconds: Some(60), ..port("10.96.0.1", &[2]) };
+    check(&service, &packet("10.244.2.9", "10.96.0.1:80"), "10.244.1.2:8080");
+}
+
+/// The changes of a transaction, without which map they are to.
+fn shape(transaction: &Transaction) -> (usize, usize, usize) {
+    let (added, removed) = transaction.elements();
+    let others = transaction
+        .changes()
+        .iter()
+        .filter(|(_, change)| !matches!(change, Change::AddElements(..) | Change::DeleteElements(..)));
+    (added, removed, others.count())
+}
+
+#[test]
+fn a_replaced_endpoint_takes_over_the_slot() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("web"), Some(&port("10.96.0.1", &[2, 3, 4])));
+
+    let (switch, retire) = node.set(&name("web"), Some(&port("10.96.0.1", &[2, 4, 5])));
+
+    assert_eq!(shape(&switch), (1, 1, 0), "{switch}");
+    assert!(retire.is_empty());
+    let ways = node.ways(&packet("10.244.2.9", "10.96.0.1:80"));
+    assert_eq!(ways, "10.244.1.5:8080, 10.244.1.4:8080, 10.244.1.2:8080");
+}
+
+#[test]
+fn a_change_of_endpoints_is_elements_only_once_a_class_is_there() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("a"), Some(&port("10.96.0.1", &[2, 3])));
+    node.set(&name("b"), Some(&port("10.96.0.2", &[2, 3, 4])));
+
+    let (switch, retire) = node.set(&name("a"), Some(&port("10.96.0.1", &[2, 3, 4])));
+
+    assert_eq!((shape(&switch), shape(&retire)), ((4, 1, 0), (0, 2, 0)), "{switch}{retire}");
+}
+
+#[test]
+fn numbers_that_were_left_wait_for_the_retirement_after_the_next() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("a"), Some(&port("10.96.0.1", &[2])));
+    let slots =
+        |node: &Node| node.planner.tables().map(|table| table.maps["slots"].elements.len()).sum::<usize>();
+    let before = slots(&node);
+
+    node.planner.set(&name("a"), Family::Ip, None);
+    node.commit();
+    node.planner.retire();
+    assert_eq!((slots(&node), node.planner.is_settled()), (before, false));
+    node.planner.retire();
+    assert_eq!((slots(&node), node.planner.is_settled()), (0, true));
+}
+
+#[test]
+fn a_family_that_is_not_planned_gets_no_table() {
+    let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+
+    planner.set(
+        &name("six"),
+        Family::Ip6,
+        Some(&ServicePort { endpoints: Vec::new(), ..port("fd00::1", &[]) }),
+    );
+
+    assert_eq!(planner.tables().count(), 1);
+    assert!(planner.take().is_empty());
+}
+
+#[test]
+fn setting_the_same_again_changes_nothing() {
+    let mut node = Node::new(&Settings::default());
+    let service = ServicePort { node_port: Some(30_000), ..port("10.96.0.1", &[2, -3]) };
+    node.set(&name("web"), Some(&service));
+
+    let (switch, retire) = node.set(&name("web"), Some(&service));
+
+    assert!(switch.is_empty() && retire.is_empty(), "{switch}{retire}");
+}
+
+#[test]
+fn what_is_removed_leaves_no_element_behind() {
+    let mut node = Node::new(&Settings::default());
+    let service = ServicePort { node_port: Some(30_000), ..port("10.96.0.1", &[-2, 3, 4]) };
+    let sticky = ServicePort { affinity_seconds: Some(60), ..port("10.96.0.2", &[-2, 3, 4]) };
+    node.set(&name("web"), Some(&service));
+    node.set(&name("sticky"), Some(&sticky));
+
+    node.set(&name("web"), None);
+    node.set(&name("sticky"), None);
+
+    for (name, map) in &node.table().maps {
+        // What classes and blocks there are stays, for the next service.
+        assert!(map.elements.is_empty() || name == "classes" || name == "stickies", "{name}: {map:?}");
+    }
+}
+
+#[test]
+fn an_address_that_two_services_want_goes_to_the_first_by_name() {
+    let (a, b) = (port("10.96.0.1", &[2]), port("10.96.0.1", &[3]));
+    for order in [["a", "b"], ["b", "a"]] {
+        let mut node = Node::new(&Settings::default());
+        let mut shadowed = Vec::new();
+        for service in order {
+            let port = if service == "a" { &a } else { &b };
+            shadowed.extend(node.planner.set(&name(service), Family::Ip, Some(port)));
+        }
+        node.commit();
+
+        let said = shadowed.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(said, ["10.96.0.1 . tcp . 80 is not served for default/b:http: default/a:http has it"]);
+        assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "10.244.1.2:8080");
+
+        node.set(&name("a"), None);
+        assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "10.244.1.3:8080");
+        node.set(&name("b"), None);
+        assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "untouched");
+    }
+}

@@ -1,0 +1,119 @@
+//! Laws: for any history of services and endpoints.
+
+use std::collections::BTreeSet;
+
+use dataplane::nft::{Fate, trace};
+
+use super::*;
+
+/// One step of a history: a service port of three, set to something or removed.
+#[derive(Debug, Clone)]
+struct Step {
+    service: u8,
+    port: Option<ServicePort>,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let endpoints = proptest::collection::btree_set(prop_oneof![2..9_i16, -12..-9_i16], 0..5);
+    let node_port = proptest::option::of(30_000..30_003_u16);
+    let affinity = proptest::option::of(prop_oneof![Just(60_u32), Just(10_800)]);
+    let service =
+        (endpoints, node_port, affinity, 0..4_u8).prop_map(|(endpoints, node_port, affinity_seconds, ip)| {
+            let endpoints: Vec<_> = endpoints.into_iter().collect();
+            ServicePort { node_port, affinity_seconds, ..port(&format!("10.96.0.{ip}"), &endpoints) }
+        });
+    let step = (0..3_u8, proptest::option::weighted(0.85, service))
+        .prop_map(|(service, port)| Step { service, port });
+    proptest::collection::vec(step, 1..30)
+}
+
+fn service_name(service: u8) -> ServicePortName {
+    name(&format!("service-{service}"))
+}
+
+/// Where the packets to every cluster IP go.
+fn fates(table: &Table) -> Vec<Vec<Fate>> {
+    let packets = (0..4).map(|ip| packet("10.1.1.1", &format!("10.96.0.{ip}:80")));
+    packets.map(|packet| trace(table, &packet).into_iter().map(|route| route.fate).collect()).collect()
+}
+
+/// The new table, as a packet sees it that read its address's number, or its service's choice, just before the commit.
+fn as_seen_late(old: &Table, new: &Table) -> Table {
+    let mut late = new.clone();
+    for map in ["cluster-vips", "node-ports", "choices"] {
+        late.maps.insert(map.into(), old.maps[map].clone());
+    }
+    late
+}
+
+proptest! {
+    /// The kernel takes every transaction, and holds what is planned afterwards (checked by `Node::set`); every service
+    /// gets each of its endpoints exactly once in turn, or is rejected.
+    #[test]
+    fn every_endpoint_has_its_turn_and_nobody_else(steps in steps()) {
+        let mut node = Node::new(&Settings::default());
+        let mut services = std::collections::BTreeMap::new();
+        for step in steps {
+            node.set(&service_name(step.service), step.port.as_ref());
+            match step.port {
+                Some(port) => services.insert(step.service, port),
+                None => services.remove(&step.service),
+            };
+            let mut served = BTreeSet::new();
+            // Of two services with one address, the first by name has it.
+            for port in services.values().filter(|port| served.insert(port.cluster_ip)) {
+                let destination = SocketAddr::new(port.cluster_ip, port.port).to_string();
+                let ways = trace(node.table(), &packet("10.1.1.1", &destination));
+                let mut fates: Vec<_> = ways.into_iter().map(|route| route.fate).collect();
+                fates.sort();
+                let mut wanted: Vec<_> = port.endpoints.iter().map(|e| Fate::Endpoint(e.address)).collect();
+                wanted.sort();
+                if wanted.is_empty() {
+                    wanted.push(Fate::Rejected);
+                }
+                prop_assert_eq!(fates, wanted);
+            }
+        }
+    }
+
+    /// A packet on its way while a change is committed goes where it went before, or where it goes afterwards, or to an
+    /// endpoint that the service has now.
+    #[test]
+    fn no_packet_on_its_way_is_lost_or_led_astray(steps in steps()) {
+        let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+        let planned = |planner: &Planner| planner.tables().next().unwrap().clone();
+        let mut before = planned(&planner);
+        for step in steps {
+            planner.set(&service_name(step.service), Family::Ip, step.port.as_ref());
+            let switched = planned(&planner);
+            planner.retire();
+            planner.retire();
+            let retired = planned(&planner);
+
+            let known = [fates(&before), fates(&switched)];
+            let service: Vec<_> = step.port.iter().flat_map(|port| &port.endpoints).map(|e| Fate::Endpoint(e.address)).collect();
+            for (old, new) in [(&before, &switched), (&switched, &retired)] {
+                for (ip, late) in fates(&as_seen_late(old, new)).into_iter().enumerate() {
+                    for fate in late {
+                        let is_known = known.iter().any(|known| known[ip].contains(&fate)) || service.contains(&fate);
+                        prop_assert!(is_known, "{fate:?} to {ip}");
+                    }
+                }
+            }
+            before = retired;
+        }
+    }
+
+    /// The same history gives the same text, byte by byte.
+    #[test]
+    fn the_same_history_gives_the_same_tables(steps in steps()) {
+        let run = || {
+            let mut node = Node::new(&Settings::default());
+            for step in &steps {
+                node.set(&service_name(step.service), step.port.as_ref());
+            }
+            node.planner.tables().map(ToString::to_string).collect::<String>()
+        };
+        prop_assert_eq!(run(), run());
+    }
+}

@@ -1,0 +1,249 @@
+//! What the cluster looks like, as far as it has been told: services, their endpoints, nodes. Pure.
+//!
+//! In: events. Out: which service ports each of them touches, and any service port as the plan wants it: only endpoints that
+//! may be chosen, of one family. An event costs what its service holds, however many services there are.
+//! In whatever order services and slices are told, the state comes out the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use crate::{
+    objects::{EndpointSlice, Node, ObjectName, Port, Service},
+    service_port::{Endpoint, Family, ServicePort, ServicePortName},
+    watch::{Change, Event},
+};
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;
+
+/// What the cluster looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    own_node: String,
+    services: BTreeMap<ObjectName, Arc<Service>>,
+    /// The slices of each service, known or not, by slice name; never an empty map.
+    slices: BTreeMap<ObjectName, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// The service under which each slice is kept.
+    owners: BTreeMap<ObjectName, ObjectName>,
+    nodes: BTreeMap<String, Arc<Node>>,
+}
+
+/// What an event makes worth planning again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Service ports that may be different now, or gone.
+    pub service_ports: BTreeSet<(ServicePortName, Family)>,
+    /// Whether a node is different.
+    pub nodes: bool,
+}
+
+impl Touched {
+    /// Says whether nothing is worth planning again.
+    pub fn is_empty(&self) -> bool {
+        !self.nodes && self.service_ports.is_empty()
+    }
+
+    /// Adds what another event touched.
+    pub fn extend(&mut self, other: Self) {
+        self.service_ports.extend(other.service_ports);
+        self.nodes |= other.nodes;
+    }
+
+    fn add_service(&mut self, service: &Service, families: impl Fn(Family) -> bool) {
+        if !service.is_proxied() {
+            return;
+        }
+        for port in &service.ports {
+            let families =
+                service.cluster_ips.iter().map(|&ip| Family::of(ip)).filter(|&family| families(family));
+            self.service_ports.extend(families.map(|family| (port_name(service, port), family)));
+        }
+    }
+}
+
+impl State {
+    /// Knows nothing yet but the name of the node that it looks from.
+    pub fn new(own_node: impl Into<String>) -> Self {
+        Self {
+            own_node: own_node.into(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an event in, and says what it touches.
+    pub fn apply(&mut self, event: Event) -> Touched {
+        let mut touched = Touched::default();
+        match event {
+            Event::Service(Change::Set(service)) => {
+                let old = self.services.insert(service.name.clone(), Arc::clone(&service));
+                if old.as_ref() != Some(&service) {
+                    old.iter().chain([&service]).for_each(|version| touched.add_service(version, |_| true));
+                }
+            }
+            Event::Service(Change::Gone(name)) => {
+                if let Some(old) = self.services.remove(&name) {
+                    touched.add_service(&old, |_| true);
+                }
+            }
+            Event::EndpointSlice(Change::Set(slice)) => self.set_slice(slice, &mut touched),
+            Event::EndpointSlice(Change::Gone(name)) => self.remove_slice(&name, &mut touched),
+            Event::Node(Change::Set(node)) => {
+                let old = self.nodes.insert(node.name.name.clone(), Arc::clone(&node));
+                touched.nodes = old.as_ref() != Some(&node);
+            }
+            Event::Node(Change::Gone(name)) => touched.nodes = self.nodes.remove(&name.name).is_some(),
+            Event::Listed => {}
+        }
+        touched
+    }
+
+    fn set_slice(&mut self, slice: Arc<EndpointSlice>, touched: &mut Touched) {
+        let (Some(owner), Some(_), false) = (&slice.service, slice.family, slice.is_headless) else {
+            return self.remove_slice(&slice.name, touched);
+        };
+        let owner = ObjectName { namespace: slice.name.namespace.clone(), name: owner.clone() };
+        if self.slices.get(&owner).and_then(|known| known.get(&slice.name.name)) == Some(&slice) {
+            return;
+        }
+        self.remove_slice(&slice.name, touched);
+        self.touch(&owner, slice.family, touched);
+        self.owners.insert(slice.name.clone(), owner.clone());
+        self.slices.entry(owner).or_default().insert(slice.name.name.clone(), slice);
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName, touched: &mut Touched) {
+        let Some(owner) = self.owners.remove(name) else { return };
+        let Some(slices) = self.slices.get_mut(&owner) else { return };
+        let removed = slices.remove(&name.name);
+        if slices.is_empty() {
+            self.slices.remove(&owner);
+        }
+        self.touch(&owner, removed.and_then(|slice| slice.family), touched);
+    }
+
+    fn touch(&self, service: &ObjectName, family: Option<Family>, touched: &mut Touched) {
+        if let Some(service) = self.services.get(service) {
+            touched.add_service(service, |of_service| Some(of_service) == family);
+        }
+    }
+
+    /// A service port as it is to be served; `None` if it is not (any more).
+    pub fn service_port(&self, name: &ServicePortName, family: Family) -> Option<ServicePort> {
+        let service =
+            self.services.get(&ObjectName { namespace: name.namespace.clone(), name: name.name.clone() })?;
+        let mut ports = service.ports.iter();
+        let port = ports.find(|port| port.name == name.port && port.protocol == name.protocol)?;
+        self.resolve(service, port, family)
+    }
+
+    /// All service ports that are to be served.
+    pub fn service_ports(&self) -> impl Iterator<Item = (ServicePortName, Family, ServicePort)> {
+        self.services.values().flat_map(move |service| {
+            let ports = service.ports.iter();
+            ports.flat_map(move |port| {
+                let families = Family::ALL.into_iter();
+                families.filter_map(move |family| {
+                    Some((port_name(service, port), family, self.resolve(service, port, family)?))
+                })
+            })
+        })
+    }
+
+    /// The number of services that are to be served.
+    pub fn service_count(&self) -> usize {
+        self.services
+            .values()
+            .filter(|service| service.is_proxied() && !service.cluster_ips.is_empty())
+            .count()
+    }
+
+    /// All nodes, this one among them.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// The name of the node that this state looks from.
+    pub fn own_node(&self) -> &str {
+        &self.own_node
+    }
+
+    fn resolve(&self, service: &Service, port: &Port, family: Family) -> Option<ServicePort> {
+        if !service.is_proxied() {
+            return None;
+        }
+        Some(ServicePort {
+            cluster_ip: service.cluster_ip(family)?,
+            port: port.port,
+            node_port: port.node_port,
+            affinity_seconds: service.affinity_seconds,
+            endpoints: usable(self.candidates(service, port, family)),
+        })
+    }
+
+    /// Every endpoint of a service port once.
+    fn candidates(&self, service: &Service, port: &Port, family: Family) -> BTreeMap<SocketAddr, Candidate> {
+        let mut candidates = BTreeMap::new();
+        let slices = self.slices.get(&service.name).into_iter().flat_map(|slices| slices.values());
+        for slice in slices.filter(|slice| slice.family == Some(family)) {
+            let ports = slice.ports.iter();
+            for target in ports.filter(|target| target.name == port.name && target.protocol == port.protocol)
+            {
+                for endpoint in &slice.endpoints {
+                    let candidate = Candidate {
+                        is_staying: !endpoint.terminating,
+                        is_ready: endpoint.ready,
+                        is_serving: endpoint.serving,
+                        is_local: endpoint.node.as_deref() == Some(&self.own_node),
+                    };
+                    let known = candidates.entry(SocketAddr::new(endpoint.address, target.port));
+                    known.and_modify(|known: &mut Candidate| known.merge(candidate)).or_insert(candidate);
+                }
+            }
+        }
+        candidates
+    }
+}
+
+/// What is known of an endpoint. The order is that of trust: of two slices that name the same endpoint, the one in which it
+/// is not terminating is right (a pod may move between slices).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::struct_excessive_bools, reason = "the API's three conditions are independent of each other")]
+struct Candidate {
+    is_staying: bool,
+    is_ready: bool,
+    is_serving: bool,
+    is_local: bool,
+}
+
+impl Candidate {
+    fn merge(&mut self, other: Self) {
+        let is_local = self.is_local || other.is_local;
+        *self = Self { is_local, ..(*self).max(other) };
+    }
+}
+
+/// The endpoints to choose from: the ready ones; if there are none, those that still answer while they end.
+fn usable(candidates: BTreeMap<SocketAddr, Candidate>) -> Vec<Endpoint> {
+    let any_ready = candidates.values().any(|candidate| candidate.is_ready);
+    let chosen = candidates.into_iter().filter(|(_, candidate)| {
+        candidate.is_ready || (!any_ready && candidate.is_serving && !candidate.is_staying)
+    });
+    chosen.map(|(address, candidate)| Endpoint { address, is_local: candidate.is_local }).collect()
+}
+
+fn port_name(service: &Service, port: &Port) -> ServicePortName {
+    ServicePortName {
+        namespace: service.name.namespace.clone(),
+        name: service.name.name.clone(),
+        port: port.name.clone(),
+        protocol: port.protocol,
+    }
+}

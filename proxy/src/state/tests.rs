@@ -1,0 +1,330 @@
+#![expect(clippy::needless_pass_by_value, reason = "literals read better without a borrow each")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::objects::{Kind, Object};
+
+/// A service of one port `http`, changed by `spec`.
+fn service(name: &str, spec: Value) -> Event {
+    labelled_service(name, json!({}), spec)
+}
+
+fn labelled_service(name: &str, labels: Value, spec: Value) -> Event {
+    let mut full = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]});
+    full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    parse(json!({"kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": full}))
+}
+
+/// A slice of service `web` on node `w1`, port `http` to 8080, changed by `fields`.
+fn slice(name: &str, fields: Value) -> Event {
+    labelled_slice(name, json!({"kubernetes.io/service-name": "web"}), fields)
+}
+
+fn labelled_slice(name: &str, labels: Value, fields: Value) -> Event {
+    let mut full = json!({
+        "kind": "EndpointSlice", "metadata": {"name": name, "labels": labels}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+    });
+    full.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    parse(full)
+}
+
+fn endpoints(addresses: &[&str]) -> Value {
+    let endpoints = addresses.iter().map(|address| json!({"addresses": [address], "nodeName": "w1"}));
+    json!({"endpoints": endpoints.collect::<Vec<_>>()})
+}
+
+fn endpoint(address: &str, conditions: Value) -> Value {
+    json!({"addresses": [address], "nodeName": "w1", "conditions": conditions})
+}
+
+fn parse(value: Value) -> Event {
+    Event::set(Object::parse(value).unwrap().unwrap())
+}
+
+fn gone(kind: Kind, name: &str) -> Event {
+    Event::gone(kind, ObjectName { namespace: "default".into(), name: name.into() })
+}
+
+/// The service ports after `events`, as seen from node `m`, a line each.
+fn after(events: impl IntoIterator<Item = Event>) -> Vec<String> {
+    let mut state = State::new("m");
+    for event in events {
+        state.apply(event);
+    }
+    state.service_ports().map(|(name, _, port)| line(&name, &port)).collect()
+}
+
+fn line(name: &ServicePortName, port: &ServicePort) -> String {
+    let mut line = format!("{name} {} {}", name.protocol, SocketAddr::new(port.cluster_ip, port.port));
+    line.extend(port.node_port.map(|port| format!(" node port {port}")));
+    line.extend(port.affinity_seconds.map(|seconds| format!(" sticky {seconds}")));
+    line.push_str(" ->");
+    for endpoint in &port.endpoints {
+        line.extend([" ", &endpoint.address.to_string(), if endpoint.is_local { " (local)" } else { "" }]);
+    }
+    line
+}
+
+#[track_caller]
+fn check(events: impl IntoIterator<Item = Event>, lines: &[&str]) {
+    assert_eq!(after(events), lines);
+}
+
+/// What the last of the events touches.
+fn touched(events: impl IntoIterator<Item = Event>) -> Vec<String> {
+    let mut state = State::new("m");
+    let touched = events.into_iter().map(|event| state.apply(event)).last().unwrap();
+    assert!(!touched.nodes);
+    touched.service_ports.into_iter().map(|(name, family)| format!("{name} {family:?}")).collect()
+}
+
+const DUAL: fn() -> Value = || json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]});
+
+#[test]
+fn a_service_finds_its_endpoints_by_port_name() {
+    check(
+        [
+            service("web", json!({"ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}]})),
+            slice(
+                "a",
+                json!({
+                    "ports": [{"name": "https", "port": 8443}, {"name": "http", "port": 8080}, {"name": "other", "port": 1}],
+                    "endpoints": [{"addresses": ["10.1.0.1"]}],
+                }),
+            ),
+        ],
+        &[
+            "default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080",
+            "default/web:https tcp 10.96.0.1:443 -> 10.1.0.1:8443",
+        ],
+    );
+}
+
+#[test]
+fn a_port_s_protocol_must_fit_as_well() {
+    let dns = json!({"ports": [{"name": "http", "port": 53, "protocol": "UDP"}]});
+
+    check(
+        [service("web", dns), slice("a", endpoints(&["10.1.0.1"]))],
+        &["default/web:http udp 10.96.0.1:53 ->"],
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_is_still_a_service() {
+    check([service("web", json!({}))], &["default/web:http tcp 10.96.0.1:80 ->"]);
+}
+
+#[test]
+fn endpoints_are_sorted_and_stand_once_however_many_slices_name_them() {
+    check(
+        [
+            service("web", json!({})),
+            slice("a", endpoints(&["10.1.0.3", "10.1.0.1"])),
+            slice("b", endpoints(&["10.1.0.2", "10.1.0.3"])),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080 10.1.0.2:8080 10.1.0.3:8080"],
+    );
+}
+
+#[test]
+fn endpoints_on_this_node_are_local() {
+    check(
+        [
+            service("web", json!({})),
+            slice(
+                "a",
+                json!({"endpoints": [
+                    {"addresses": ["10.1.0.1"], "nodeName": "m"},
+                    {"addresses": ["10.1.0.2"], "nodeName": "w1"},
+                    {"addresses": ["10.1.0.3"]},
+                ]}),
+            ),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080 (local) 10.1.0.2:8080 10.1.0.3:8080"],
+    );
+}
+
+#[test]
+fn only_ready_endpoints_are_chosen() {
+    check(
+        [
+            service("web", json!({})),
+            slice(
+                "a",
+                json!({"endpoints": [
+                    endpoint("10.1.0.1", json!({"ready": true})),
+                    endpoint("10.1.0.2", json!({"ready": false})),
+                    endpoint("10.1.0.3", json!({"ready": false, "serving": true, "terminating": true})),
+                ]}),
+            ),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080"],
+    );
+}
+
+#[test]
+fn without_a_ready_endpoint_those_that_end_but_still_answer_are_chosen() {
+    check(
+        [
+            service("web", json!({})),
+            slice(
+                "a",
+                json!({"endpoints": [
+                    endpoint("10.1.0.1", json!({"ready": false, "serving": true, "terminating": false})),
+                    endpoint("10.1.0.2", json!({"ready": false, "serving": true, "terminating": true})),
+                    endpoint("10.1.0.3", json!({"ready": false, "serving": false, "terminating": true})),
+                ]}),
+            ),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.2:8080"],
+    );
+}
+
+#[test]
+fn of_two_slices_the_one_in_which_an_endpoint_is_not_terminating_is_right() {
+    let ending = json!({"endpoints": [endpoint("10.1.0.1", json!({"ready": false, "terminating": true}))]});
+    let staying = json!({"endpoints": [endpoint("10.1.0.1", json!({"ready": true}))]});
+
+    for (a, b) in [(&ending, &staying), (&staying, &ending)] {
+        check(
+            [service("web", json!({})), slice("a", a.clone()), slice("b", b.clone())],
+            &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080"],
+        );
+    }
+}
+
+#[test]
+fn each_family_of_a_dual_stack_service_has_its_own_endpoints() {
+    check(
+        [
+            service("web", DUAL()),
+            slice("a", endpoints(&["10.1.0.1"])),
+            slice("b", json!({"addressType": "IPv6", "endpoints": [{"addresses": ["fd00:1::1"]}]})),
+        ],
+        &[
+            "default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080",
+            "default/web:http tcp [fd00::1]:80 -> [fd00:1::1]:8080",
+        ],
+    );
+}
+
+#[test]
+fn slices_of_host_names_or_of_headless_services_are_ignored() {
+    let headless = json!({"kubernetes.io/service-name": "web", "service.kubernetes.io/headless": ""});
+    check(
+        [
+            service("web", json!({})),
+            slice("a", json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]})),
+            labelled_slice("b", headless, endpoints(&["10.1.0.1"])),
+            labelled_slice("c", json!({}), endpoints(&["10.1.0.2"])),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 ->"],
+    );
+}
+
+#[test]
+fn a_slice_that_becomes_headless_leaves_its_service() {
+    let headless = json!({"kubernetes.io/service-name": "web", "service.kubernetes.io/headless": ""});
+    check(
+        [
+            service("web", json!({})),
+            slice("a", endpoints(&["10.1.0.1"])),
+            labelled_slice("a", headless, endpoints(&["10.1.0.1"])),
+        ],
+        &["default/web:http tcp 10.96.0.1:80 ->"],
+    );
+}
+
+#[test]
+fn services_that_are_not_ours_are_not_served() {
+    let other_proxy = json!({"service.kubernetes.io/service-proxy-name": ""});
+
+    check([service("web", json!({"clusterIP": "None"}))], &[]);
+    check([service("web", json!({"type": "ExternalName"}))], &[]);
+    check([labelled_service("web", other_proxy, json!({}))], &[]);
+}
+
+#[test]
+fn a_node_port_and_affinity_are_handed_on() {
+    let spec = json!({
+        "type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
+        "sessionAffinity": "ClientIP",
+    });
+
+    check([service("web", spec)], &["default/web:http tcp 10.96.0.1:80 node port 30080 sticky 10800 ->"]);
+}
+
+#[test]
+fn a_service_told_after_its_slices_has_them() {
+    check(
+        [slice("a", endpoints(&["10.1.0.1"])), service("web", json!({}))],
+        &["default/web:http tcp 10.96.0.1:80 -> 10.1.0.1:8080"],
+    );
+}
+
+#[test]
+fn a_slice_touches_its_service_in_its_family() {
+    assert_eq!(
+        touched([service("web", DUAL()), service("db", json!({})), slice("a", endpoints(&["10.1.0.1"]))]),
+        ["default/web:http Ip"],
+    );
+}
+
+#[test]
+fn a_slice_that_changes_hands_touches_both_services() {
+    assert_eq!(
+        touched([
+            service("web", json!({})),
+            service("db", json!({})),
+            slice("a", endpoints(&["10.1.0.1"])),
+            labelled_slice("a", json!({"kubernetes.io/service-name": "db"}), endpoints(&["10.1.0.1"])),
+        ]),
+        ["default/db:http Ip", "default/web:http Ip"],
+    );
+}
+
+#[test]
+fn a_removed_slice_touches_its_service() {
+    let events =
+        [service("web", json!({})), slice("a", endpoints(&["10.1.0.1"])), gone(Kind::EndpointSlice, "a")];
+
+    assert_eq!(touched(events), ["default/web:http Ip"]);
+}
+
+#[test]
+fn a_renamed_port_touches_the_old_name_and_the_new_one() {
+    let renamed = service("web", json!({"ports": [{"name": "www", "port": 80}]}));
+
+    assert_eq!(touched([service("web", json!({})), renamed]), ["default/web:http Ip", "default/web:www Ip"]);
+}
+
+#[test]
+fn a_service_that_stops_being_ours_touches_what_it_had() {
+    for last in [service("web", json!({"type": "ExternalName"})), gone(Kind::Service, "web")] {
+        assert_eq!(touched([service("web", DUAL()), last]), ["default/web:http Ip", "default/web:http Ip6"],);
+    }
+}
+
+#[test]
+fn what_is_told_again_unchanged_touches_nothing() {
+    let slice = || slice("a", endpoints(&["10.1.0.1"]));
+
+    assert_eq!(touched([service("web", json!({})), service("web", json!({}))]), [""; 0]);
+    assert_eq!(touched([service("web", json!({})), slice(), slice()]), [""; 0]);
+}
+
+#[test]
+fn a_node_touches_no_service() {
+    let mut state = State::new("m");
+    let node = parse(json!({"kind": "Node", "metadata": {"name": "w1"}}));
+
+    let first = state.apply(node.clone());
+    let again = state.apply(node);
+
+    assert_eq!(first, Touched { nodes: true, ..Touched::default() });
+    assert_eq!(again, Touched::default());
+    assert_eq!(state.nodes().count(), 1);
+}

@@ -1,0 +1,158 @@
+//! The shell around the pure middle: coalesce → plan → commit → remember.
+//!
+//! In: events. Out: a kernel that serves what they say. One event is enough to begin; whatever else is waiting by then is taken
+//! along, so that a burst costs one commit and a single change waits for nothing. Nothing is committed before all
+//! has been listed once. Each commit goes in this order, and stops where a step fails:
+//!
+//! ```text
+//! add routes → one nftables transaction → remove routes        reachable before chosen, unchosen before gone
+//! ```
+
+use std::{error::Error, future, mem};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use self::pace::Pace;
+use crate::{
+    service_port::{Family, ServicePort, ServicePortName},
+    state::{State, Touched},
+    watch::Event,
+};
+
+pub mod nodes;
+pub mod pace;
+pub mod services;
+
+#[cfg(test)]
+mod tests;
+
+/// Events taken in before a commit, at most: a source that never pauses must not hold it up for ever.
+const MOST_AT_ONCE: usize = 10_000;
+
+/// Whatever makes the kernel serve service ports.
+pub trait Services {
+    /// Why it could not.
+    type Error: Error + 'static;
+
+    /// Says how a service port is to be served from the next commit on; `None`: not at all.
+    fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>);
+
+    /// Makes the kernel serve what was set, and says how many elements that took. After an error all of it is still to be
+    /// committed.
+    fn commit(&mut self) -> Result<usize, Self::Error>;
+}
+
+/// Whatever follows the nodes: routes to the pods of the others, files about our own.
+pub trait Nodes {
+    /// Adds what must be there before a pod may be chosen. False: some of it is missing, try again.
+    fn prepare(&mut self, state: &State) -> impl Future<Output = bool> + Send;
+
+    /// Removes what no packet needs any more. False: some of it is still there, try again.
+    fn finish(&mut self) -> impl Future<Output = bool> + Send;
+}
+
+/// The loop and all that it owns.
+#[derive(Debug)]
+pub struct Sync<S, N> {
+    state: State,
+    services: S,
+    nodes: N,
+    /// What the next commit is about.
+    touched: Touched,
+    pace: Pace,
+    last_error: Option<String>,
+}
+
+impl<S: Services, N: Nodes> Sync<S, N> {
+    /// Begins with a state that knows nothing.
+    pub fn new(own_node: impl Into<String>, services: S, nodes: N) -> Self {
+        // The routes left by an earlier run are compared with the nodes even if there are none.
+        let touched = Touched { nodes: true, ..Touched::default() };
+        let (pace, last_error) = (Pace::default(), None);
+        Self { state: State::new(own_node), services, nodes, touched, pace, last_error }
+    }
+
+    /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
+        let mut is_listed = false;
+        let mut is_due = false;
+        let mut again_at: Option<Instant> = None;
+        loop {
+            let first = tokio::select! {
+                () = cancelled.cancelled() => return,
+                event = events.recv() => match event {
+                    None => return,
+                    event => event,
+                },
+                () = at(again_at) => {
+                    is_due = true;
+                    None
+                }
+            };
+            let waiting = std::iter::from_fn(|| events.try_recv().ok());
+            for event in first.into_iter().chain(waiting).take(MOST_AT_ONCE) {
+                if event == Event::Listed {
+                    (is_listed, is_due) = (true, true);
+                }
+                self.touched.extend(self.state.apply(event));
+            }
+            if is_listed && (is_due || !self.touched.is_empty()) {
+                let is_complete = self.commit().await;
+                again_at = self.pace.after(is_complete).map(|pause| Instant::now() + pause);
+                is_due = false;
+            }
+        }
+    }
+
+    /// Brings the kernel up to date with the state. False: something is left to do.
+    async fn commit(&mut self) -> bool {
+        let began = Instant::now();
+        // Where a route is missing, the rest is served all the same.
+        let mut is_complete = !self.touched.nodes || self.nodes.prepare(&self.state).await;
+
+        for (name, family) in mem::take(&mut self.touched.service_ports) {
+            self.services.set(&name, family, self.state.service_port(&name, family));
+        }
+        match self.services.commit() {
+            Ok(elements) => {
+                self.last_error = None;
+                if elements > 0 {
+                    let took_ms = began.elapsed().as_millis();
+                    info!(services = self.state.service_count(), elements, took_ms, "committed");
+                }
+            }
+            Err(error) => {
+                self.complain(&error);
+                return false; // what was to be removed may still be chosen
+            }
+        }
+
+        if self.touched.nodes {
+            is_complete &= self.nodes.finish().await;
+            self.touched.nodes = !is_complete;
+        }
+        is_complete
+    }
+
+    /// Says once why nothing could be committed, however often it is tried.
+    fn complain(&mut self, error: &(dyn Error + 'static)) {
+        let message = error.to_string();
+        if self.last_error.as_ref() != Some(&message) {
+            error!(error, "not committed; the rules stay as they are until it succeeds");
+            self.last_error = Some(message);
+        }
+    }
+}
+
+/// Waits until then; for ever if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,158 @@
+//! The nodes' side of a sync, on a real kernel: routes to the others' pods, and the files about our own node.
+//!
+//! In: the state. Out: routes with our mark and a gateway; those without one are the plugin's and are never touched.
+//! Whatever cannot be done is said once, and again only after it had gone away.
+
+use std::{collections::BTreeSet, error::Error};
+
+use dataplane::{
+    owner,
+    rtnl::{self, Address, Change, Kernel, Route, Routes, diff},
+};
+use tracing::{debug, info, warn};
+
+use super::Nodes;
+use crate::{
+    config::RouteMode,
+    conflist::{self, Files},
+    plan::routes::{self, Plan, Reason},
+    state::State,
+};
+
+/// Routes and files of this node.
+#[derive(Debug)]
+pub struct NodeRoutes {
+    kernel: Kernel,
+    mode: RouteMode,
+    files: Files,
+    /// Routes to remove once nothing is sent along them.
+    obsolete: Vec<Change>,
+    complaints: BTreeSet<String>,
+}
+
+impl NodeRoutes {
+    /// Begins with whatever routes an earlier run has left.
+    pub fn new(kernel: Kernel, mode: RouteMode, files: Files) -> Self {
+        Self { kernel, mode, files, obsolete: Vec::new(), complaints: BTreeSet::new() }
+    }
+
+    async fn write_files(&self, state: &State, addresses: &[Address]) -> Result<(), String> {
+        let Some(node) = state.nodes().find(|node| node.name.name == state.own_node()) else { return Ok(()) };
+        if node.pod_cidrs.is_empty() {
+            return Err(format!("this node, {}, has no pod CIDR: no pod can start here", node.name));
+        }
+        let links = self.kernel.links().await.map_err(|error| said(&error))?;
+        let mtu = conflist::mtu(node, addresses, &links);
+        let written = self.files.write(node, mtu).map_err(|error| said(&error))?;
+        if written != conflist::Written::default() {
+            info!(node = written.node, conflist = written.conflist, mtu, "wrote files for the CNI plugin");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, state: &State, addresses: &[Address]) -> Plan {
+        match self.mode {
+            RouteMode::Auto | RouteMode::Direct => routes::plan(state.nodes(), state.own_node(), addresses),
+            RouteMode::None => Plan::default(),
+        }
+    }
+
+    /// Says what is new of these complaints.
+    fn complain(&mut self, complaints: BTreeSet<String>) {
+        for reason in complaints.difference(&self.complaints) {
+            warn!(reason, "not all nodes are reachable");
+        }
+        self.complaints = complaints;
+    }
+}
+
+impl Nodes for NodeRoutes {
+    async fn prepare(&mut self, state: &State) -> bool {
+        let mut complaints = BTreeSet::new();
+        let mut is_complete = true;
+        let mut fail = |complaint| {
+            complaints.insert(complaint);
+            is_complete = false;
+        };
+
+        let there = async { Ok((self.kernel.addresses().await?, held(&self.kernel).await?)) };
+        let (addresses, held) = match there.await {
+            Ok(there) => there,
+            Err(error) => {
+                fail(said::<rtnl::Error>(&error));
+                self.complain(complaints);
+                return false;
+            }
+        };
+        if let Err(complaint) = self.write_files(state, &addresses).await {
+            fail(complaint);
+        }
+        let plan = self.plan(state, &addresses);
+        let (obsolete, wanted): (Vec<_>, Vec<_>) =
+            diff(&held, &plan.routes).into_iter().partition(|change| matches!(change, Change::Delete(_)));
+        let mut added = 0;
+        for change in wanted {
+            match self.kernel.apply(&change).await {
+                Ok(()) => added += 1,
+                Err(error) => fail(said(&error)),
+            }
+            debug!(?change, "put a route");
+        }
+        for unreachable in plan.unreachable {
+            // The rest only a Node object can mend, and that is an event of its own.
+            is_complete &= !matches!(unreachable.reason, Reason::NotOnLink(_));
+            complaints.insert(unreachable.to_string());
+        }
+        if added > 0 {
+            info!(added, nodes = state.nodes().count(), "added routes");
+        }
+        self.obsolete = obsolete;
+        self.complain(complaints);
+        is_complete
+    }
+
+    async fn finish(&mut self) -> bool {
+        let mut removed = 0;
+        let mut is_complete = true;
+        for change in std::mem::take(&mut self.obsolete) {
+            match self.kernel.apply(&change).await {
+                Ok(()) => removed += 1,
+                Err(error) => {
+                    is_complete = false;
+                    let error: &(dyn Error + 'static) = &error;
+                    warn!(error, "left an obsolete route");
+                }
+            }
+        }
+        if removed > 0 {
+            info!(removed, "removed routes");
+        }
+        is_complete
+    }
+}
+
+/// Removes every route that a daemon has made here; of all that fails, the first is told.
+pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
+    let mut removed = 0;
+    let mut failed = None;
+    for route in held(kernel).await? {
+        match kernel.apply(&Change::Delete(route)).await {
+            Ok(()) => removed += 1,
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(removed), Err)
+}
+
+/// The routes that a daemon has made. A pod's own route bears the same mark, but has no gateway.
+async fn held(kernel: &Kernel) -> Result<Vec<Route>, rtnl::Error> {
+    let mut routes = kernel.routes(owner::ROUTE_PROTOCOL).await?;
+    routes.retain(|route| route.gateway.is_some());
+    Ok(routes)
+}
+
+/// An error and its causes on one line.
+fn said<E: Error>(error: &E) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}

@@ -1,0 +1,195 @@
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    objects::{Kind, Object, ObjectName},
+    watch::Event,
+};
+
+/// What was done, in order; and what is to go wrong, first to last.
+#[derive(Debug, Clone, Default)]
+struct Script(Arc<Mutex<(Vec<String>, Vec<&'static str>)>>);
+
+impl Script {
+    fn note(&self, step: impl Into<String>) {
+        self.0.lock().unwrap().0.push(step.into());
+    }
+
+    fn goes_wrong(&self, step: &str) -> bool {
+        let wrong = &mut self.0.lock().unwrap().1;
+        let at = wrong.iter().position(|name| *name == step);
+        at.map(|at| wrong.remove(at)).is_some()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("refused")]
+struct Refused;
+
+struct FakeServices(Script, usize);
+
+impl Services for FakeServices {
+    type Error = Refused;
+
+    fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {
+        self.1 += 1;
+        let endpoints = port.map(|port| port.endpoints.len());
+        self.0.note(format!("set {name} {family}: {endpoints:?}"));
+    }
+
+    fn commit(&mut self) -> Result<usize, Refused> {
+        self.0.note("commit");
+        if self.0.goes_wrong("commit") {
+            return Err(Refused);
+        }
+        Ok(std::mem::take(&mut self.1))
+    }
+}
+
+struct FakeNodes(Script);
+
+impl Nodes for FakeNodes {
+    async fn prepare(&mut self, state: &State) -> bool {
+        self.0.note(format!("add routes to {}", state.nodes().count()));
+        !self.0.goes_wrong("add routes")
+    }
+
+    async fn finish(&mut self) -> bool {
+        self.0.note("remove routes");
+        !self.0.goes_wrong("remove routes")
+    }
+}
+
+/// A loop that is running on a clock that only moves when everybody waits.
+struct Running {
+    script: Script,
+    events: mpsc::Sender<Event>,
+    cancelled: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(wrong: &[&'static str]) -> Self {
+        let script = Script::default();
+        script.0.lock().unwrap().1.extend(wrong);
+        let (events, receiver) = mpsc::channel(16);
+        let cancelled = CancellationToken::new();
+        let sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let task = tokio::spawn(sync.run(receiver, cancelled.clone()));
+        Self { script, events, cancelled, task }
+    }
+
+    /// What was done for these events, and within `pause` after.
+    async fn does(&self, events: impl IntoIterator<Item = Event>, pause: Duration) -> Vec<String> {
+        for event in events {
+            self.events.try_send(event).unwrap();
+        }
+        tokio::time::sleep(pause).await; // on the paused clock: once nothing else can go on
+        std::mem::take(&mut self.script.0.lock().unwrap().0)
+    }
+}
+
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+fn service(name: &str) -> Event {
+    object(&format!(
+        r#"{{"kind": "Service", "metadata": {{"name": "{name}"}},
+            "spec": {{"clusterIP": "10.96.0.1", "ports": [{{"port": 80}}]}}}}"#
+    ))
+}
+
+fn node(name: &str) -> Event {
+    object(&format!(r#"{{"kind": "Node", "metadata": {{"name": "{name}"}}}}"#))
+}
+
+fn object(json: &str) -> Event {
+    Event::set(Object::parse(serde_json::from_str(json).unwrap()).unwrap().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_committed_before_all_is_listed() {
+    let running = Running::start(&[]);
+
+    assert_eq!(running.does([service("a"), node("w1")], Duration::from_secs(60)).await, [""; 0]);
+    assert_eq!(
+        running.does([service("b"), Event::Listed], AT_ONCE).await,
+        [
+            "add routes to 1",
+            "set default/a: ip: Some(0)",
+            "set default/b: ip: Some(0)",
+            "commit",
+            "remove routes"
+        ],
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_cluster_is_committed_too() {
+    assert_eq!(
+        Running::start(&[]).does([Event::Listed], AT_ONCE).await,
+        ["add routes to 0", "commit", "remove routes"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_costs_one_commit_and_only_what_it_touches() {
+    let running = Running::start(&[]);
+    running.does([service("a"), service("b"), Event::Listed], AT_ONCE).await;
+    let gone = Event::gone(Kind::Service, ObjectName { namespace: "default".into(), name: "a".into() });
+
+    assert_eq!(
+        running.does([service("c"), gone, service("d")], AT_ONCE).await,
+        ["set default/a: ip: None", "set default/c: ip: Some(0)", "set default/d: ip: Some(0)", "commit"],
+    );
+    assert_eq!(running.does([service("d")], AT_ONCE).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_come_before_the_services_and_go_after_them() {
+    let running = Running::start(&[]);
+    running.does([Event::Listed], AT_ONCE).await;
+
+    assert_eq!(
+        running.does([service("a"), node("w1")], AT_ONCE).await,
+        ["add routes to 1", "set default/a: ip: Some(0)", "commit", "remove routes"],
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refused_commit_no_route_goes_until_a_later_one_succeeds() {
+    let running = Running::start(&["commit"]);
+
+    assert_eq!(running.does([Event::Listed], AT_ONCE).await, ["add routes to 0", "commit"]);
+    assert_eq!(
+        running.does([], Duration::from_secs(1)).await,
+        ["add routes to 0", "commit", "remove routes"]
+    );
+    assert_eq!(running.does([], Duration::from_secs(60)).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_are_served_even_if_a_route_is_missing_and_the_route_is_tried_again() {
+    let running = Running::start(&["add routes", "add routes", "remove routes"]);
+
+    let all = ["add routes to 0", "commit", "remove routes"];
+    assert_eq!(running.does([Event::Listed], AT_ONCE).await, all);
+    assert_eq!(running.does([], Duration::from_secs(1)).await, all);
+    assert_eq!(running.does([], Duration::from_secs(2)).await, all);
+    assert_eq!(running.does([], Duration::from_secs(60)).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_cancelled_or_with_its_source() {
+    let running = Running::start(&[]);
+    running.cancelled.cancel();
+    running.task.await.unwrap();
+
+    let running = Running::start(&[]);
+    drop(running.events);
+    running.task.await.unwrap();
+}

@@ -1,0 +1,52 @@
+//! Where the state's news comes from: one event for each object that changed, over a bounded channel.
+//!
+//! Every source says [`Event::Listed`] once it has told everything that was there when it began, and nothing is
+//! committed before that. It never repeats an object that is as it was.
+
+use std::sync::Arc;
+
+use crate::objects::{EndpointSlice, Kind, Node, Object, ObjectName, Service};
+
+pub mod manifests;
+
+/// Something that happened to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// To a service.
+    Service(Change<Service>),
+    /// To a part of a service's endpoints.
+    EndpointSlice(Change<EndpointSlice>),
+    /// To a node.
+    Node(Change<Node>),
+    /// Everything has been told once.
+    Listed,
+}
+
+/// What happened to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<T> {
+    /// It is there, and is this from now on.
+    Set(Arc<T>),
+    /// It is not there any more.
+    Gone(ObjectName),
+}
+
+impl Event {
+    /// The object is there, as given.
+    pub fn set(object: Object) -> Self {
+        match object {
+            Object::Service(service) => Self::Service(Change::Set(service)),
+            Object::EndpointSlice(slice) => Self::EndpointSlice(Change::Set(slice)),
+            Object::Node(node) => Self::Node(Change::Set(node)),
+        }
+    }
+
+    /// The object is gone.
+    pub fn gone(kind: Kind, name: ObjectName) -> Self {
+        match kind {
+            Kind::Service => Self::Service(Change::Gone(name)),
+            Kind::EndpointSlice => Self::EndpointSlice(Change::Gone(name)),
+            Kind::Node => Self::Node(Change::Gone(name)),
+        }
+    }
+}

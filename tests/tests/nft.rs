@@ -1,0 +1,401 @@
+//! The contract of nftables: the fake and the kernel take and refuse the same transactions, and hold the same afterwards.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeMap;
+
+use dataplane::{
+    netns::Netns,
+    nft::{
+        Affinity, Chain, Change, Data, DataType, Element, Fake, Held, Hook, Key, KeyType, Map, Match, Rule,
+        SetType, Socket, Source, Statement, Table, Transaction, Verdict, diff,
+    },
+    packet::{Family, Protocol},
+};
+
+use nftables::{helper::get_current_ruleset_raw, types::NfHook};
+
+/// The fake and a kernel of our own, side by side.
+struct Both {
+    fake: Fake,
+    netns: Netns,
+    kernel: Socket,
+}
+
+impl Both {
+    fn new() -> Self {
+        let netns = Netns::make().unwrap();
+        let kernel = Socket::open_in(&netns).unwrap();
+        Self { fake: Fake::default(), netns, kernel }
+    }
+
+    /// Commits to both; both must agree on the outcome (0 or an errno) and on what is held then.
+    fn commit(&mut self, changes: Vec<Change>) -> i32 {
+        let mut transaction = Transaction::default();
+        for change in changes {
+            transaction.push(Family::Ip, change);
+        }
+        self.run(&transaction)
+    }
+
+    fn run(&mut self, transaction: &Transaction) -> i32 {
+        let fake = self.fake.commit(transaction).map_or_else(|refusal| refusal.errno as i32, |()| 0);
+        let kernel = self.kernel.commit(transaction);
+        let errno = kernel.as_ref().map_or_else(|error| error.errno().unwrap(), |()| 0);
+        assert_eq!(fake, errno, "{transaction}{kernel:?}");
+        for family in Family::ALL {
+            let held = self.kernel.held(family).unwrap();
+            assert_eq!(held, self.fake.table(family).map(Held::from), "{transaction}");
+        }
+        errno
+    }
+
+    /// What `nft`, an independent reader, finds in the kernel, where it is installed: its objects as JSON.
+    fn listing(&self) -> Option<Vec<serde_json::Value>> {
+        if std::process::Command::new("nft").arg("--version").output().is_err() {
+            println!("nft is not installed: not compared with its listing");
+            return None;
+        }
+        let listing = self.netns.run(|| get_current_ruleset_raw(None::<&str>, ["list", "ruleset"])).unwrap();
+        let listing: serde_json::Value = serde_json::from_str(&listing.unwrap()).unwrap();
+        Some(listing["nftables"].as_array().unwrap().clone())
+    }
+}
+
+/// Compares a table with what nft lists: every chain with its hook, the number of its rules, every element.
+fn assert_lists(listing: &[serde_json::Value], table: &Table) {
+    let family = table.family.to_string();
+    let all = |word: &'static str| {
+        let family = family.clone();
+        listing
+            .iter()
+            .filter_map(move |object| object.get(word))
+            .filter(move |object| object["family"] == *family)
+    };
+    // The typed reader of the nftables crate knows chains; of maps and rules it misses what ours are made of.
+    let chains: BTreeMap<_, _> = all("chain")
+        .map(|chain| serde_json::from_value::<nftables::schema::Chain<'_>>(chain.clone()).unwrap())
+        .map(|chain| (chain.name.clone(), chain.hook))
+        .collect();
+    assert_eq!(chains.len(), table.chains.len());
+    for (name, chain) in &table.chains {
+        let hook = chain.hook.map(|hook| match hook {
+            Hook::Prerouting => NfHook::Prerouting,
+            Hook::Output => NfHook::Output,
+            Hook::Postrouting => NfHook::Postrouting,
+        });
+        assert_eq!(chains[name], hook, "chain {name}");
+        let rules = all("rule").filter(|rule| rule["chain"] == **name).count();
+        assert_eq!(rules, chain.rules.len(), "chain {name}");
+    }
+    for (name, map) in &table.maps {
+        let word = if map.kind.data == DataType::None { "set" } else { "map" };
+        let listed = all(word).find(|map| map["name"] == **name).unwrap();
+        let elements = listed["elem"].as_array().map_or(0, Vec::len);
+        assert_eq!(elements, map.elements.len(), "{word} {name}");
+    }
+}
+
+const CLASSES: SetType =
+    SetType { key: KeyType::Number, data: DataType::Verdict, counter: false, dynamic: None };
+const SLOTS: SetType =
+    SetType { key: KeyType::Number, data: DataType::Endpoint, counter: true, dynamic: None };
+const SERVICES: SetType =
+    SetType { key: KeyType::Service, data: DataType::Number, counter: false, dynamic: None };
+const PORTS: SetType = SetType { key: KeyType::Port, data: DataType::Number, counter: false, dynamic: None };
+const PAIRS: SetType =
+    SetType { key: KeyType::Addresses, data: DataType::None, counter: false, dynamic: None };
+const CLIENTS: SetType =
+    SetType { key: KeyType::Client, data: DataType::Number, counter: false, dynamic: Some(1024) };
+
+fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
+    Rule(statements.into_iter().collect())
+}
+
+fn goto(chain: &'static str) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.into()))
+}
+
+/// A table in which every statement, match, source, key and data type occurs.
+fn everything(family: Family) -> Table {
+    let (vip, pod, network) = match family {
+        Family::Ip => ("10.96.0.1", "10.244.1.2", "10.244.0.0/16"),
+        Family::Ip6 => ("fd00:96::1", "fd00:244::2", "fd00:244::/56"),
+    };
+    let (vip, pod) = (vip.parse().unwrap(), pod.parse().unwrap());
+    let network: ipnetwork::IpNetwork = network.parse().unwrap();
+    let mut table = Table::new(family);
+    let mut map = |name: &'static str, kind, elements: Vec<(Key, Element)>| {
+        table.maps.insert(name.into(), Map { kind, elements: elements.into_iter().collect() });
+    };
+    let named = Element { data: Data::Number(0x8000_0009), comment: Some("default/web:http".into()) };
+    map("services", SERVICES, vec![(Key::Service(vip, Protocol::Tcp, 80), named)]);
+    map("ports", PORTS, vec![(Key::Port(Protocol::Sctp, 30_000), Data::Number(7).into())]);
+    map("slots", SLOTS, vec![(Key::Number(7), Data::Endpoint((pod, 8080).into()).into())]);
+    map("pairs", PAIRS, vec![(Key::Addresses(pod, pod), Data::None.into())]);
+    map("clients", CLIENTS, vec![]);
+    let rr = Data::Verdict(Verdict::Goto("rr-1".into()));
+    map("classes", CLASSES, vec![(Key::Number(0x8000_0008), rr.into())]);
+
+    let mut chain = |name: &'static str, hook, rules: Vec<Rule>| {
+        table.chains.insert(name.into(), Chain { hook, rules });
+    };
+    let priority = |map: &'static str, mask| Source::ByPriority { mask, map: map.into() };
+    chain(
+        "prerouting",
+        Some(Hook::Prerouting),
+        vec![rule([Statement::Verdict(Verdict::Jump("services".into()))])],
+    );
+    chain("output", Some(Hook::Output), vec![rule([Statement::Verdict(Verdict::Jump("services".into()))])]);
+    chain(
+        "postrouting",
+        Some(Hook::Postrouting),
+        vec![
+            rule([
+                Statement::Match(Match::Mark(0x4000)),
+                Statement::ClearMark(0x4000),
+                Statement::Masquerade,
+            ]),
+            rule([
+                Statement::Match(Match::DestinationRewritten),
+                Statement::Match(Match::AddressesIn("pairs".into())),
+                Statement::Masquerade,
+            ]),
+        ],
+    );
+    chain(
+        "services",
+        None,
+        vec![
+            rule([Statement::SetPriority(Source::ByService("services".into())), goto("dispatch")]),
+            rule([
+                Statement::Match(Match::ToThisHost),
+                Statement::Match(Match::DestinationOutside(network)),
+                Statement::SetPriority(Source::ByPort("ports".into())),
+                Statement::AddMark(0x4000),
+                goto("dispatch"),
+            ]),
+            rule([Statement::Match(Match::SourceOutside(network)), Statement::Verdict(Verdict::Drop)]),
+        ],
+    );
+    chain(
+        "dispatch",
+        None,
+        vec![
+            rule([Statement::VerdictMap(priority("classes", !7))]),
+            rule([
+                Statement::SetPriority(Source::ByClient { mask: 0xffff_f000, map: "clients".into() }),
+                goto("pick"),
+            ]),
+            rule([goto("pick")]),
+        ],
+    );
+    let rotation = Source::Rotation { modulus: 3, offset: 7 };
+    let affinity = Affinity { map: "clients".into(), mask: 0xffff_f000, seconds: 10_800 };
+    chain(
+        "rr-1",
+        None,
+        vec![rule([
+            Statement::Match(Match::Priority(0x8000_0009)),
+            Statement::SetPriority(rotation),
+            Statement::Remember(affinity.clone()),
+            goto("pick"),
+        ])],
+    );
+    chain(
+        "pick",
+        None,
+        vec![
+            rule([Statement::DnatAsRemembered { slots: "slots".into(), affinity }]),
+            rule([Statement::DnatByPriority("slots".into())]),
+            rule([Statement::Match(Match::Protocol(Protocol::Tcp)), Statement::RejectWithReset]),
+            rule([Statement::Counter, Statement::Reject]),
+        ],
+    );
+    table
+}
+
+fairway_lab::sandbox_tests! {
+    fn every_word_of_ours_is_taken_and_held_as_written() {
+        let mut both = Both::new();
+
+        for family in Family::ALL {
+            assert_eq!(both.run(&diff(None, &everything(family))), 0);
+        }
+    }
+
+    fn nft_lists_every_word_of_ours() {
+        let mut both = Both::new();
+        for family in Family::ALL {
+            both.run(&diff(None, &everything(family)));
+        }
+
+        let Some(listing) = both.listing() else { return };
+        for family in Family::ALL {
+            assert_lists(&listing, &everything(family));
+        }
+    }
+
+    fn a_table_can_be_added_twice_and_deleted_once() {
+        let mut both = Both::new();
+
+        assert_eq!(both.commit(vec![Change::DeleteTable]), errno::ENOENT);
+        assert_eq!(both.commit(vec![Change::AddTable, Change::AddTable]), 0);
+        assert_eq!(both.commit(vec![Change::DeleteTable]), 0);
+        assert_eq!(both.commit(vec![Change::DeleteTable]), errno::ENOENT);
+    }
+
+    fn replacing_a_table_leaves_nothing_of_the_old_one() {
+        let mut both = Both::new();
+        both.run(&diff(None, &everything(Family::Ip)));
+        let mut other = Table::new(Family::Ip);
+        other.chains.insert("alone".into(), Chain::default());
+
+        let mut replacement = Transaction::default();
+        replacement.replace(&other);
+
+        assert_eq!(both.run(&replacement), 0);
+    }
+
+    fn a_refused_transaction_changes_nothing() {
+        let mut both = Both::new();
+        both.commit(vec![Change::AddTable, Change::AddChain("a".into(), None)]);
+
+        let errno = both.commit(vec![Change::AddChain("b".into(), None), Change::DeleteChain("c".into())]);
+
+        assert_eq!(errno, errno::ENOENT);
+    }
+
+    fn chains_are_kept_while_something_leads_to_them() {
+        let mut both = Both::new();
+        let verdict = Element::from(Data::Verdict(Verdict::Goto("b".into())));
+        both.commit(vec![
+            Change::AddTable,
+            Change::AddMap("classes".into(), CLASSES),
+            Change::AddChain("a".into(), None),
+            Change::AddChain("b".into(), None),
+            Change::AddRule("a".into(), rule([goto("b")])),
+        ]);
+
+        assert_eq!(both.commit(vec![Change::DeleteChain("b".into())]), errno::EBUSY);
+        assert_eq!(both.commit(vec![Change::FlushChain("a".into())]), 0);
+        assert_eq!(
+            both.commit(vec![Change::AddElements("classes".into(), CLASSES, vec![(Key::Number(8), verdict)])]),
+            0
+        );
+        assert_eq!(both.commit(vec![Change::DeleteChain("b".into())]), errno::EBUSY);
+        assert_eq!(both.commit(vec![Change::DeleteElements("classes".into(), CLASSES, vec![Key::Number(8)])]), 0);
+        assert_eq!(both.commit(vec![Change::DeleteChain("b".into())]), 0);
+        assert_eq!(both.commit(vec![Change::AddRule("a".into(), rule([goto("b")]))]), errno::ENOENT);
+    }
+
+    fn chains_keep_their_hook() {
+        let mut both = Both::new();
+        both.commit(vec![Change::AddTable, Change::AddChain("a".into(), Some(Hook::Output))]);
+
+        assert_eq!(both.commit(vec![Change::AddChain("a".into(), Some(Hook::Output))]), 0);
+        assert_eq!(both.commit(vec![Change::AddChain("a".into(), Some(Hook::Prerouting))]), errno::EOPNOTSUPP);
+        assert_eq!(
+            both.commit(vec![
+                Change::AddChain("b".into(), None),
+                Change::AddRule("b".into(), rule([goto("a")])),
+            ]),
+            errno::EOPNOTSUPP
+        );
+    }
+
+    fn maps_are_kept_while_a_rule_looks_into_them() {
+        let mut both = Both::new();
+        let look = rule([Statement::SetPriority(Source::ByPort("ports".into())), goto("a")]);
+        both.commit(vec![
+            Change::AddTable,
+            Change::AddMap("ports".into(), PORTS),
+            Change::AddChain("a".into(), None),
+            Change::AddChain("b".into(), None),
+            Change::AddRule("b".into(), look.clone()),
+        ]);
+
+        assert_eq!(both.commit(vec![Change::DeleteMap("ports".into())]), errno::EBUSY);
+        assert_eq!(both.commit(vec![Change::FlushChain("b".into()), Change::DeleteMap("ports".into())]), 0);
+        assert_eq!(both.commit(vec![Change::AddRule("b".into(), look)]), errno::ENOENT);
+        assert_eq!(both.commit(vec![Change::DeleteMap("ports".into())]), errno::ENOENT);
+    }
+
+    fn maps_keep_their_kind() {
+        let mut both = Both::new();
+        both.commit(vec![Change::AddTable, Change::AddMap("m".into(), PORTS)]);
+
+        assert_eq!(both.commit(vec![Change::AddMap("m".into(), PORTS)]), 0);
+        assert_eq!(both.commit(vec![Change::AddMap("m".into(), SLOTS)]), errno::EEXIST);
+    }
+
+    fn an_element_is_replaced_by_removing_it_first() {
+        let mut both = Both::new();
+        let key = Key::Port(Protocol::Tcp, 30_632);
+        let add = |number| Change::AddElements("ports".into(), PORTS, vec![(key, Data::Number(number).into())]);
+        let remove = || Change::DeleteElements("ports".into(), PORTS, vec![key]);
+        both.commit(vec![Change::AddTable, Change::AddMap("ports".into(), PORTS), add(1)]);
+
+        assert_eq!(both.commit(vec![add(1)]), 0);
+        assert_eq!(both.commit(vec![add(2)]), errno::EEXIST);
+        assert_eq!(both.commit(vec![remove(), add(2)]), 0);
+        assert_eq!(both.commit(vec![remove()]), 0);
+        assert_eq!(both.commit(vec![remove()]), errno::ENOENT);
+    }
+
+    fn a_refusal_names_the_one_element_among_many() {
+        let netns = Netns::make().unwrap();
+        let kernel = Socket::open_in(&netns).unwrap();
+        let mut transaction = Transaction::default();
+        let element = |port, number| (Key::Port(Protocol::Udp, port), Element::from(Data::Number(number)));
+        let mut elements: Vec<_> = (1..=5_000).map(|port| element(port, 1)).collect();
+        elements.push(element(4_321, 2));
+        transaction.push(Family::Ip6, Change::AddTable);
+        transaction.push(Family::Ip6, Change::AddMap("ports".into(), PORTS));
+        transaction.push(Family::Ip6, Change::AddElements("ports".into(), PORTS, elements));
+
+        let error = kernel.commit(&transaction).unwrap_err();
+
+        assert!(error.is_exists());
+        let said = error.to_string();
+        assert!(said.starts_with("kernel refuses `add element ip6 fairway ports { udp . 4321 : 0:2 }`"), "{said}");
+    }
+
+    fn ten_thousand_services_fit_one_transaction() {
+        let netns = Netns::make().unwrap();
+        let kernel = Socket::open_in(&netns).unwrap();
+        let mut table = everything(Family::Ip);
+        let services = table.maps.get_mut("services").unwrap();
+        for n in 0..10_000_u32 {
+            let address = std::net::Ipv4Addr::from_bits(0x0a60_0100 + n).into();
+            services.elements.insert(Key::Service(address, Protocol::Tcp, 80), Data::Number(n).into());
+        }
+        // Without privilege over the machine, one transaction is limited by net.core.wmem_max.
+        let limit = std::fs::read_to_string("/proc/sys/net/core/wmem_max").map_or(0, |limit| limit.trim().parse().unwrap());
+
+        let committed = kernel.commit(&diff(None, &table));
+
+        if committed.is_err() && limit < 1 << 20 {
+            return;
+        }
+        committed.unwrap();
+        assert_eq!(kernel.held(Family::Ip).unwrap(), Some(Held::from(&table)));
+    }
+}
+
+/// The errnos that the kernel answers with (include/uapi/asm-generic/errno-base.h, errno.h).
+mod errno {
+    pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const EBUSY: i32 = 16;
+    pub(crate) const EEXIST: i32 = 17;
+    pub(crate) const EOPNOTSUPP: i32 = 95;
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
