@@ -9,7 +9,7 @@ use std::{
 
 use crate::answer::{Answer, NoAnswer};
 
-/// How long a single question may take.
+/// How long a single question may take, where there is no reason to say otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
@@ -100,11 +100,11 @@ impl Url {
 }
 
 /// Asks for `path` with one HTTP request over a connection of its own; returns what came back, head and body.
-pub fn http_text(to: SocketAddr, path: &str) -> Result<String, Error> {
+pub fn http_text(to: SocketAddr, path: &str, patience: Duration) -> Result<String, Error> {
     let mut stream =
-        TcpStream::connect_timeout(&to, PATIENCE).map_err(|source| Error::Connect { to, source })?;
+        TcpStream::connect_timeout(&to, patience).map_err(|source| Error::Connect { to, source })?;
     let asked = (|| {
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response)?;
@@ -119,17 +119,17 @@ pub fn body_of(response: &str) -> &str {
 }
 
 /// Asks a pod of the lab over HTTP.
-pub fn http(to: SocketAddr) -> Result<Answer, Error> {
-    let response = http_text(to, "/")?;
+pub fn http(to: SocketAddr, patience: Duration) -> Result<Answer, Error> {
+    let response = http_text(to, "/", patience)?;
     body_of(&response).parse().map_err(|source| Error::Foreign { to, source })
 }
 
 /// Asks a pod of the lab with one datagram.
-pub fn udp(to: SocketAddr) -> Result<Answer, Error> {
+pub fn udp(to: SocketAddr, patience: Duration) -> Result<Answer, Error> {
     let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let asked = (|| {
         let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience))?;
         socket.connect(to)?;
         socket.send(b"who are you?\n")?;
         let mut answer = [0; 512];

@@ -11,13 +11,10 @@
 //! ```
 
 mod applied;
+mod questions;
 mod status;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use dataplane::netns::Netns;
 
@@ -25,9 +22,8 @@ pub use applied::Applied;
 pub use status::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 use crate::{
-    answer::Answer,
     binaries::Binaries,
-    client::{self, BadUrl, Url},
+    client::{self, BadUrl},
     endpoints::{self, Backend},
     host::{self, Host},
     kubelet::{self, RunningPod},
@@ -330,23 +326,6 @@ impl Cluster {
         };
         let found = self.pod(name).map(Place::Pod).or_else(machine);
         found.ok_or_else(|| Error::NoSuchPlace(name.to_owned()))
-    }
-
-    /// Asks over HTTP, from a place: `ask("apache-pod", "http://10.105.77.228:8001/")`. The lab's names serve as hosts.
-    pub fn ask(&self, from: &str, url: &str) -> Result<Answer, Error> {
-        let to = self.address(url)?;
-        Ok(self.place(from)?.run(|| client::http(to))??)
-    }
-
-    /// Asks with one datagram, from a place: `ask_udp("apache-pod", "10.105.77.228:53")`.
-    pub fn ask_udp(&self, from: &str, to: &str) -> Result<Answer, Error> {
-        let to = self.address(to)?;
-        Ok(self.place(from)?.run(|| client::udp(to))??)
-    }
-
-    fn address(&self, url: &str) -> Result<SocketAddr, Error> {
-        let url: Url = url.parse()?;
-        url.address(|name| self.look_up(name)).ok_or(Error::UnknownName(url.host))
     }
 
     /// What a service's, a pod's or a node's name stands for: its first address.

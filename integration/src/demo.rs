@@ -127,7 +127,7 @@ fn pod_to_pod(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
 }
 
 fn cluster_ip(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
-    settle(cluster, "apache-pod", SERVICE_URL)?;
+    cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS)?;
     turns(cluster, screen, "apache-pod", SERVICE_URL, 12)
 }
 
@@ -137,7 +137,7 @@ fn node_port(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
         cluster.nodes().filter_map(|node| node.manifest().internal_ips().next()).collect();
     for address in addresses {
         let url = format!("http://{}/", SocketAddr::new(address, NODE_PORT_NUMBER));
-        settle(cluster, OUTSIDE, &url)?;
+        cluster.await_backends(OUTSIDE, &url, &BACKENDS)?;
         screen.line(&url);
         turns(cluster, screen, OUTSIDE, &url, 6)?;
     }
@@ -166,7 +166,7 @@ fn session_affinity(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken>
     cluster.apply(lesson::sticky()?)?;
     for from in ["apache-pod", "nginx-pod2", "pair-pod"] {
         wait::until("an answer", || cluster.ask(from, STICKY_URL).map_err(|e| report(&e)))?;
-        let answers = ask(cluster, from, STICKY_URL, 4)?;
+        let answers = cluster.ask_times(4, from, STICKY_URL)?;
         let names = names(&answers);
         screen.line(format_args!("from {from}: {}", names.join(", ")));
         if names.iter().any(|name| Some(name) != names.first()) {
@@ -182,28 +182,13 @@ fn killed_daemon(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
     Ok(cluster.node_mut("w1")?.start_daemon()?)
 }
 
-/// Waits until the daemons have followed: all pods behind the service answer, one after the other.
-fn settle(cluster: &Cluster, from: &str, url: &str) -> Result<(), Broken> {
-    let settled = wait::until("all pods behind the service to answer", || {
-        let answers = ask(cluster, from, url, BACKENDS.len()).map_err(|broken| broken.0)?;
-        let mut seen = names(&answers);
-        seen.sort_unstable();
-        if seen == BACKENDS { Ok(()) } else { Err(seen.join(", ")) }
-    });
-    Ok(settled?)
-}
-
 fn turns(cluster: &Cluster, screen: Screen, from: &str, url: &str, count: usize) -> Result<(), Broken> {
-    let answers = ask(cluster, from, url, count)?;
+    let answers = cluster.ask_times(count, from, url)?;
     let names = names(&answers);
     for round in names.chunks(BACKENDS.len()) {
         screen.line(round.join(", "));
     }
     if is_in_turn(&names, BACKENDS.len()) { Ok(()) } else { Err(Broken(names.join(", "))) }
-}
-
-fn ask(cluster: &Cluster, from: &str, url: &str, count: usize) -> Result<Vec<Answer>, Broken> {
-    (0..count).map(|_| Ok(cluster.ask(from, url)?)).collect()
 }
 
 fn names(answers: &[Answer]) -> Vec<&str> {

@@ -20,7 +20,7 @@ use std::{
         fd::AsRawFd,
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -43,7 +43,7 @@ const SOCKET: &str = "/run/lab/socket";
 pub const INSIDE: &str = "inside";
 
 /// How long the holder may work on a request: a pod that does not get ready is given up before.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Why a command did not reach the cluster, or was refused.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +132,6 @@ pub struct Desk(UnixListener);
 impl Desk {
     /// Opens it.
     pub fn open() -> io::Result<Self> {
-        std::fs::create_dir_all(Path::new(SOCKET).parent().unwrap_or(Path::new("/")))?;
         UnixListener::bind(SOCKET).map(Self)
     }
 

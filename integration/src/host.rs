@@ -43,7 +43,7 @@ pub enum Error {
 }
 
 /// The places that each host has for itself.
-const OWN_PLACES: [&str; 4] = ["/run/netns", "/run/fairway", "/etc/cni", "/var/lib/fairway"];
+const OWN_PLACES: [&str; 5] = ["/run/netns", "/run/fairway", "/run/lab", "/etc/cni", "/var/lib/fairway"];
 
 /// A machine of the lab.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ use crate::{
 /// Where the daemon of each node looks for Services, `EndpointSlices` and Nodes.
 pub const MANIFESTS: &str = "/var/lib/fairway/manifests";
 
-/// Where the daemons' logs are, inside the sandbox.
-const LOGS: &str = "/run/lab";
+/// Where each node's daemon logs to.
+const LOG: &str = "/run/lab/daemon.log";
 
 /// What the daemon leaves for the plugin.
 const NODE_FACTS: &str = "/run/fairway/node.json";
@@ -93,7 +93,6 @@ pub struct RunningNode {
     host: Arc<Host>,
     daemon: Option<Process>,
     program: PathBuf,
-    log: PathBuf,
     published: BTreeMap<String, String>,
 }
 
@@ -104,13 +103,11 @@ impl RunningNode {
         let host = Host::make(&node).map_err(|source| Error::Host { node: node.clone(), source })?;
         let addresses: Vec<_> = manifest.internal_ips().collect();
         switch.connect(&host, &addresses).map_err(|source| Error::Network { node: node.clone(), source })?;
-        let log = Path::new(LOGS).join(format!("{node}.log"));
         let running = Self {
             manifest,
             host: Arc::new(host),
             daemon: None,
             program: binaries.fairway_proxy.clone(),
-            log,
             published: BTreeMap::new(),
         };
         running.run(|| directory().make())?.map_err(|source| Error::Manifests { node, source })?;
@@ -121,10 +118,9 @@ impl RunningNode {
     pub fn start_daemon(&mut self) -> Result<(), Error> {
         self.kill_daemon()?;
         let name = self.name().to_owned();
-        let (program_file, log) = (&self.program, &self.log);
+        let program_file = &self.program;
         let started = self.run(|| {
-            fs::create_dir_all(LOGS)?;
-            let log = OpenOptions::new().create(true).append(true).open(log)?;
+            let log = OpenOptions::new().create(true).append(true).open(LOG)?;
             Process::start(
                 program(program_file)
                     .args(["--manifests", MANIFESTS, "--hostname-override", &name])
@@ -229,7 +225,7 @@ impl RunningNode {
 
     /// The last lines that the daemon logged.
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.run(|| fs::read_to_string(LOG).unwrap_or_default()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n")
     }

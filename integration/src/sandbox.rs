@@ -156,7 +156,7 @@ pub fn furnish() -> Result<(), Error> {
     mount_at("/", None, None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     mount_at("/proc", Some("proc"), Some("proc"), MsFlags::empty())?;
     tmpfs(Path::new("/run"))?;
-    for dir in ["/run/tmp", "/run/netns", "/run/fairway", HOST] {
+    for dir in ["/run/tmp", "/run/netns", "/run/fairway", "/run/lab", HOST] {
         fs::create_dir_all(dir).map_err(system("make a directory in /run"))?;
     }
     for (dir, ours) in [("/etc", "cni/net.d"), ("/opt", "cni/bin"), ("/var/lib", "fairway")] {

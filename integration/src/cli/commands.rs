@@ -105,7 +105,7 @@ pub(super) fn curl(from: &str, count: u32, url: &str) -> Result<ExitCode> {
     holder.enter(&namespaces(holder, from)?)?;
     let mut code = ExitCode::SUCCESS;
     for _ in 0..count {
-        match client::http_text(to, &url.path) {
+        match client::http_text(to, &url.path, client::PATIENCE) {
             Ok(response) => show(format_args!("{}", client::body_of(&response).trim_end())),
             Err(error) => {
                 eprintln!("{}", report(&error));
