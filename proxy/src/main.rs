@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -60,7 +60,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let node_name = config.node_name(&host_name.to_string_lossy());
 
     let manifests = Manifests::watch(manifests)?;
-    let services = Nftables::new(nft::Socket::open()?, &settings(config));
+    let services = Nftables::new(nft::Socket::open()?, &families(), &settings(config));
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let sync = Sync::new(&node_name, services, nodes);
     let (sender, events) = mpsc::channel(EVENTS);
@@ -117,10 +117,16 @@ async fn clean_up(config: &Config) -> anyhow::Result<()> {
 
 fn remove_tables() -> Result<(), nft::Error> {
     let mut transaction = nft::Transaction::default();
-    for family in Family::ALL {
+    for family in families() {
         transaction.delete(family);
     }
     nft::Socket::open()?.commit(&transaction)
+}
+
+/// The families that this machine has: IPv6 may be off.
+fn families() -> Vec<Family> {
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    Family::ALL.into_iter().filter(|family| has_ipv6 || *family == Family::Ip).collect()
 }
 
 fn settings(config: &Config) -> Settings {

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use self::pace::Pace;
+use self::pace::{Outcome, Pace};
 use crate::{
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
@@ -42,9 +42,17 @@ pub trait Services {
     /// Says how a service port is to be served from the next commit on; `None`: not at all.
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>);
 
-    /// Makes the kernel serve what was set, and says how many elements that took. After an error all of it is still to be
-    /// committed.
-    fn commit(&mut self) -> Result<usize, Self::Error>;
+    /// Makes the kernel serve what was set. After an error all of it is still to be committed.
+    fn commit(&mut self) -> Result<Committed, Self::Error>;
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Elements added and removed.
+    pub elements: usize,
+    /// Whether something is left that may only go in a later commit, such as what packets in flight may still look up.
+    pub is_unfinished: bool,
 }
 
 /// Whatever follows the nodes: routes to the pods of the others, files about our own.
@@ -102,41 +110,45 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 self.touched.extend(self.state.apply(event));
             }
             if is_listed && (is_due || !self.touched.is_empty()) {
-                let is_complete = self.commit().await;
-                again_at = self.pace.after(is_complete).map(|pause| Instant::now() + pause);
+                let outcome = self.commit().await;
+                again_at = self.pace.after(outcome).map(|pause| Instant::now() + pause);
                 is_due = false;
             }
         }
     }
 
-    /// Brings the kernel up to date with the state. False: something is left to do.
-    async fn commit(&mut self) -> bool {
+    async fn commit(&mut self) -> Outcome {
         let began = Instant::now();
-        // Where a route is missing, the rest is served all the same.
-        let mut is_complete = !self.touched.nodes || self.nodes.prepare(&self.state).await;
+        let mut outcome = Outcome::Done;
+        if self.touched.nodes && !self.nodes.prepare(&self.state).await {
+            outcome = Outcome::Failed; // but what can be reached is served
+        }
 
         for (name, family) in mem::take(&mut self.touched.service_ports) {
             self.services.set(&name, family, self.state.service_port(&name, family));
         }
         match self.services.commit() {
-            Ok(elements) => {
+            Ok(Committed { elements, is_unfinished }) => {
                 self.last_error = None;
                 if elements > 0 {
                     let took_ms = began.elapsed().as_millis();
                     info!(services = self.state.service_count(), elements, took_ms, "committed");
                 }
+                if is_unfinished {
+                    outcome = outcome.max(Outcome::Unfinished);
+                }
             }
             Err(error) => {
                 self.complain(&error);
-                return false; // what was to be removed may still be chosen
+                return Outcome::Failed; // what was to be removed may still be chosen
             }
         }
 
-        if self.touched.nodes {
-            is_complete &= self.nodes.finish().await;
-            self.touched.nodes = !is_complete;
+        if self.touched.nodes && !self.nodes.finish().await {
+            outcome = Outcome::Failed;
         }
-        is_complete
+        self.touched.nodes &= outcome == Outcome::Failed;
+        outcome
     }
 
     /// Says once why nothing could be committed, however often it is tried.

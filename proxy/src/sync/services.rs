@@ -3,12 +3,12 @@
 //! In: service ports. Out: tables `ip fairway` and `ip6 fairway`. What the kernel holds is listed at the first commit (an
 //! earlier run may have left all of it in place) and after a failure; otherwise only changes are sent, and nothing is read.
 
-use std::{collections::BTreeMap, mem};
+use std::{collections::BTreeMap, mem, time::Instant};
 
 use dataplane::nft::{self, Socket, Transaction, diff};
 use tracing::{trace, warn};
 
-use super::Services;
+use super::{Committed, Services, pace::SETTLED};
 use crate::{
     plan::{Planner, Settings, Shadowed},
     service_port::{Family, ServicePort, ServicePortName},
@@ -21,31 +21,32 @@ pub struct Nftables {
     socket: Socket,
     /// Whether the kernel holds what was planned at the last commit.
     is_in_step: bool,
+    /// When what nothing leads to was last removed.
+    retired_at: Option<Instant>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
 }
 
 impl Nftables {
-    /// Begins with whatever tables an earlier run has left.
-    pub fn new(socket: Socket, settings: &Settings) -> Self {
-        Self { planner: Planner::new(settings), socket, is_in_step: false, shadowed: BTreeMap::new() }
+    /// Begins with whatever tables of these families an earlier run has left.
+    pub fn new(socket: Socket, families: &[Family], settings: &Settings) -> Self {
+        Self {
+            planner: Planner::new(families, settings),
+            socket,
+            is_in_step: false,
+            retired_at: None,
+            shadowed: BTreeMap::new(),
+        }
     }
 
     /// The changes to whatever the kernel holds now.
     fn changes_from_held(&mut self) -> Result<Transaction, nft::Error> {
-        self.planner.switch(); // the tables say it all
+        self.planner.take(); // the tables say it all
         let mut changes = Transaction::default();
         for table in self.planner.tables() {
             changes.append(diff(self.socket.held(table.family)?.as_ref(), table));
         }
         Ok(changes)
-    }
-
-    fn send(&self, transaction: &Transaction) -> Result<usize, nft::Error> {
-        trace!(%transaction, "commits");
-        self.socket.commit(transaction)?;
-        let (added, removed) = transaction.elements();
-        Ok(added + removed)
     }
 }
 
@@ -65,14 +66,19 @@ impl Services for Nftables {
         }
     }
 
-    fn commit(&mut self) -> Result<usize, nft::Error> {
+    #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
+    fn commit(&mut self) -> Result<Committed, nft::Error> {
+        let now = Instant::now();
+        if self.retired_at.is_none_or(|at| now.duration_since(at) >= SETTLED) {
+            self.planner.retire();
+            self.retired_at = Some(now);
+        }
         let was_in_step = mem::replace(&mut self.is_in_step, false); // unless all goes well
-        let changes = if was_in_step { self.planner.switch() } else { self.changes_from_held()? };
-        let switched = self.send(&changes)?;
-        // Only now: a packet that is being looked up may still be led to what was in use before.
-        let leftovers = self.planner.retire();
-        let retired = self.send(&leftovers)?;
+        let changes = if was_in_step { self.planner.take() } else { self.changes_from_held()? };
+        trace!(transaction = %changes, "commits");
+        self.socket.commit(&changes)?;
         self.is_in_step = true;
-        Ok(switched + retired)
+        let (added, removed) = changes.elements();
+        Ok(Committed { elements: added + removed, is_unfinished: !self.planner.is_settled() })
     }
 }

@@ -42,12 +42,13 @@ impl Services for FakeServices {
         self.0.note(format!("set {name} {family}: {endpoints:?}"));
     }
 
-    fn commit(&mut self) -> Result<usize, Refused> {
+    fn commit(&mut self) -> Result<Committed, Refused> {
         self.0.note("commit");
         if self.0.goes_wrong("commit") {
             return Err(Refused);
         }
-        Ok(std::mem::take(&mut self.1))
+        let is_unfinished = self.0.goes_wrong("finished");
+        Ok(Committed { elements: std::mem::take(&mut self.1), is_unfinished })
     }
 }
 
@@ -115,7 +116,7 @@ fn object(json: &str) -> Event {
 async fn nothing_is_committed_before_all_is_listed() {
     let running = Running::start(&[]);
 
-    assert_eq!(running.does([service("a"), node("w1")], Duration::from_secs(60)).await, [""; 0]);
+    assert_eq!(running.does([service("a"), node("w1")], Duration::from_mins(1)).await, [""; 0]);
     assert_eq!(
         running.does([service("b"), Event::Listed], AT_ONCE).await,
         [
@@ -169,7 +170,7 @@ async fn after_a_refused_commit_no_route_goes_until_a_later_one_succeeds() {
         running.does([], Duration::from_secs(1)).await,
         ["add routes to 0", "commit", "remove routes"]
     );
-    assert_eq!(running.does([], Duration::from_secs(60)).await, [""; 0]);
+    assert_eq!(running.does([], Duration::from_mins(1)).await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,7 +181,16 @@ async fn services_are_served_even_if_a_route_is_missing_and_the_route_is_tried_a
     assert_eq!(running.does([Event::Listed], AT_ONCE).await, all);
     assert_eq!(running.does([], Duration::from_secs(1)).await, all);
     assert_eq!(running.does([], Duration::from_secs(2)).await, all);
-    assert_eq!(running.does([], Duration::from_secs(60)).await, [""; 0]);
+    assert_eq!(running.does([], Duration::from_mins(1)).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unfinished_is_committed_a_moment_later() {
+    let running = Running::start(&["finished"]);
+
+    running.does([Event::Listed], AT_ONCE).await;
+    assert_eq!(running.does([], Duration::from_millis(100)).await, ["commit"]);
+    assert_eq!(running.does([], Duration::from_mins(1)).await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
