@@ -14,11 +14,18 @@ mod applied;
 mod questions;
 mod status;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
-use dataplane::netns::Netns;
+use dataplane::netns;
 
 pub use applied::Applied;
+pub use questions::Asker;
 pub use status::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 use crate::{
@@ -45,6 +52,9 @@ pub enum Error {
     /// A namespace of the lab.
     #[error(transparent)]
     Host(#[from] host::Error),
+    /// A network namespace of the lab.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
     /// A node.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -126,12 +136,18 @@ impl Place<'_> {
         }
     }
 
-    /// The network namespace, if it is not the machine's.
-    pub fn netns(&self) -> Option<&Netns> {
+    /// Its network, mount and host-name namespaces, as descriptors of this process: for other processes to enter.
+    pub fn descriptors(&self) -> (RawFd, RawFd, RawFd) {
+        let (net, mnt, uts) = self.host().descriptors();
         match self {
-            Self::Machine(_) => None,
-            Self::Pod(pod) => Some(pod.netns()),
+            Self::Machine(_) => (net, mnt, uts),
+            Self::Pod(pod) => (pod.netns().as_raw_fd(), mnt, uts),
         }
+    }
+
+    /// Its network namespace as a path, while the place is there.
+    pub fn netns_path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.descriptors().0).into()
     }
 }
 

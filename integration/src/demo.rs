@@ -117,7 +117,7 @@ fn pod_to_pod(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
     let own = address_of(cluster, "apache-pod")?;
     for to in ["nginx-pod", "nginx-pod2"] {
         // The routes between nodes come from the daemon, which follows on its own.
-        let answer = wait::until("an answer", || cluster.ask("apache-pod", to).map_err(|e| report(&e)))?;
+        let answer = cluster.await_answer("apache-pod", to)?;
         screen.line(&answer);
         if answer.name != to || answer.client.ip() != own {
             return Err(Broken(format!("{answer}, asked from {own}")));
@@ -165,7 +165,7 @@ fn two_containers(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
 fn session_affinity(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
     cluster.apply(lesson::sticky()?)?;
     for from in ["apache-pod", "nginx-pod2", "pair-pod"] {
-        wait::until("an answer", || cluster.ask(from, STICKY_URL).map_err(|e| report(&e)))?;
+        cluster.await_answer(from, STICKY_URL)?;
         let answers = cluster.ask_times(4, from, STICKY_URL)?;
         let names = names(&answers);
         screen.line(format_args!("from {from}: {}", names.join(", ")));

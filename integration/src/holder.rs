@@ -16,10 +16,7 @@ mod search;
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::IpAddr,
-    os::{
-        fd::AsRawFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     time::Duration,
 };
@@ -215,7 +212,7 @@ impl Holder {
 
 impl Namespaces {
     fn of(place: cluster::Place<'_>) -> Self {
-        let (net, mnt, uts) = place.host().descriptors();
-        Self { net: place.netns().map_or(net, AsRawFd::as_raw_fd), mnt, uts }
+        let (net, mnt, uts) = place.descriptors();
+        Self { net, mnt, uts }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use dataplane::netns::Netns;
+
 use super::{Cluster, Error};
 use crate::{
     answer::Answer,
@@ -13,7 +15,27 @@ use crate::{
 /// How long one of many tries may take while something is waited for.
 const TRY: Duration = Duration::from_millis(300);
 
+/// Asks one question from one place, independently of the cluster's handle: to go on while something is changed.
+#[derive(Debug)]
+pub struct Asker {
+    netns: Netns,
+    to: SocketAddr,
+}
+
+impl Asker {
+    /// Asks over HTTP.
+    pub fn ask(&self) -> Result<Answer, Error> {
+        Ok(self.netns.run(|| client::http(self.to, client::PATIENCE))??)
+    }
+}
+
 impl Cluster {
+    /// Makes ready to ask the same thing again and again.
+    pub fn asker(&self, from: &str, url: &str) -> Result<Asker, Error> {
+        let netns = Netns::open(self.place(from)?.netns_path())?;
+        Ok(Asker { netns, to: self.address(url)? })
+    }
+
     /// Asks over HTTP, from a place: `ask("apache-pod", "http://10.105.77.228:8001/")`. The lab's names serve as hosts.
     pub fn ask(&self, from: &str, url: &str) -> Result<Answer, Error> {
         self.ask_within(client::PATIENCE, from, url)
@@ -28,6 +50,13 @@ impl Cluster {
     pub fn ask_udp(&self, from: &str, to: &str) -> Result<Answer, Error> {
         let to = self.address(to)?;
         Ok(self.place(from)?.run(|| client::udp(to, client::PATIENCE))??)
+    }
+
+    /// Waits until somebody answers.
+    pub fn await_answer(&self, from: &str, url: &str) -> Result<Answer, TimedOut> {
+        wait::until(&format!("an answer at {url}"), || {
+            self.ask_within(TRY, from, url).map_err(|error| report(&error))
+        })
     }
 
     /// Waits until the daemons have followed: these pods, sorted by name, and no others answer one after the other.
