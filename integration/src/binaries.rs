@@ -1,14 +1,17 @@
 //! The project's two programs, built: what tests outside their packages, and the lab, run.
 //!
-//! In: nothing. Out: the paths of `fairway` and `fairway-proxy` as they are in the source tree now, in the profile of the
-//! running program. Built once per process, by cargo, which does nothing where they are up to date.
+//! In: nothing. Out: the paths of `fairway` and `fairway-proxy`. A program that cargo runs gets them as they are in the source
+//! tree now, in its own profile: built once per process, by cargo, which does nothing where they are up to date.
+//! A program that was started by itself takes those that lie beside it.
 
 use std::{
     env, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::OnceLock,
 };
+
+use crate::{process::program, sandbox};
 
 /// Where the programs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,27 +36,49 @@ pub enum Error {
     /// They do not compile.
     #[error("build fairway and fairway-proxy:\n{0}")]
     Build(String),
+    /// This program does not know where it is.
+    #[error("find this program's file")]
+    Own(#[source] io::Error),
+    /// They were not built, and there is no cargo to do it.
+    #[error("no {name} in {directory}: build it there, or run this program by cargo")]
+    NotBeside {
+        /// The program.
+        name: &'static str,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
     /// Cargo built them, but did not say where.
     #[error("find {0} among what cargo built")]
     Missing(&'static str),
 }
 
-/// Builds the programs, or returns what an earlier call in this process returned.
+/// Finds the programs, building them where cargo runs this one, or returns what an earlier call in this process returned.
 pub fn built() -> Result<&'static Binaries, &'static Error> {
     static BUILT: OnceLock<Result<Binaries, Error>> = OnceLock::new();
-    BUILT.get_or_init(build).as_ref()
+    BUILT.get_or_init(find).as_ref()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the lab builds what it runs, with the cargo that runs it")]
-fn build() -> Result<Binaries, Error> {
-    let cargo = PathBuf::from(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let mut command = Command::new(&cargo);
+#[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
+fn find() -> Result<Binaries, Error> {
+    match env::var_os("CARGO") {
+        Some(cargo) => build(cargo.into()),
+        None => beside(&env::current_exe().map_err(Error::Own)?),
+    }
+}
+
+fn build(cargo: PathBuf) -> Result<Binaries, Error> {
+    let mut command = program(&cargo);
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        // What is running was built from the same lock file, so all that is needed has been fetched.
-        .args(["build", "--offline", "--message-format=json-render-diagnostics"])
+        .args(["build", "--message-format=json-render-diagnostics"])
         .args(["-p", "cni-plugin", "-p", "proxy", "--bin", "fairway", "--bin", "fairway-proxy"])
         .stdin(Stdio::null());
+    if sandbox::is_inside() {
+        // There is no network inside. What is running was built from the same lock file, as the rest of the workspace.
+        command.arg("--offline");
+    } else {
+        command.stderr(Stdio::inherit()); // it can take a while: let it tell
+    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
@@ -66,6 +91,22 @@ fn build() -> Result<Binaries, Error> {
         fairway: executable(&messages, "fairway")?,
         fairway_proxy: executable(&messages, "fairway-proxy")?,
     })
+}
+
+/// Takes the programs in the directory of `own`; cargo keeps test programs one below it.
+fn beside(own: &Path) -> Result<Binaries, Error> {
+    let directory = own.parent().unwrap_or(Path::new("/"));
+    let directory =
+        if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
+    let taken = |name| {
+        let path = directory.join(name);
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(Error::NotBeside { name, directory: directory.to_owned() })
+        }
+    };
+    Ok(Binaries { fairway: taken("fairway")?, fairway_proxy: taken("fairway-proxy")? })
 }
 
 /// Finds where cargo put a program: one JSON object a line, of which those with an `executable` name one.
@@ -90,6 +131,15 @@ mod tests {
     fn a_program_is_found_by_its_own_name() {
         assert_eq!(executable(MESSAGES, "fairway").unwrap(), Path::new("/t/fairway"));
         assert_eq!(executable(MESSAGES, "fairway-proxy").unwrap(), Path::new("/t/fairway-proxy"));
+    }
+
+    #[test]
+    fn a_program_that_is_not_beside_this_one_is_named() {
+        let place = tempfile::tempdir().unwrap();
+
+        let error = beside(&place.path().join("deps/services-1")).unwrap_err().to_string();
+
+        assert!(error.starts_with(&format!("no fairway in {}", place.path().display())), "{error}");
     }
 
     #[test]

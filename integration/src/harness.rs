@@ -18,7 +18,7 @@ use std::{env, process::ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::sandbox;
+use crate::{sandbox, server};
 
 /// One test: where it stands, what it claims, and how it is shown.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,9 @@ macro_rules! sandbox_tests {
 /// Runs the tests inside a sandbox, as `cargo test` does with its own.
 #[expect(clippy::disallowed_methods, reason = "the harness is the main of a test program")]
 pub fn run(tests: &[&[Test]]) -> ExitCode {
+    if let Some(ended) = server::run_if_asked(env::args_os()) {
+        return ended; // this program is a container of the lab
+    }
     let arguments = Arguments::from_args();
     if arguments.list {
         return conclude(&arguments, tests, false);

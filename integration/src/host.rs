@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
     path::{Path, PathBuf},
     thread,
 };
@@ -43,7 +43,7 @@ pub enum Error {
 }
 
 /// The places that each host has for itself.
-const OWN_PLACES: [&str; 4] = ["/run/netns", "/run/fairway", "/etc/cni", "/var/lib/fairway"];
+const OWN_PLACES: [&str; 5] = ["/run/netns", "/run/fairway", "/run/lab", "/etc/cni", "/var/lib/fairway"];
 
 /// A machine of the lab.
 #[derive(Debug)]
@@ -130,6 +130,11 @@ impl Host {
     /// The host's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its network, mount and host-name namespaces, as descriptors of this process: for other processes to enter.
+    pub fn descriptors(&self) -> (RawFd, RawFd, RawFd) {
+        (self.net.as_raw_fd(), self.mnt.as_raw_fd(), self.uts.as_raw_fd())
     }
 
     /// The host's network namespace as a path that any process of the sandbox can open while this handle lives.

@@ -3,7 +3,24 @@
 //! Everything here happens inside a [`sandbox`]: fresh user, mount, network and process namespaces that the kernel
 //! takes away with their first process. The tests of the whole workspace stand on the same floor, by [`harness`].
 
+pub mod answer;
 pub mod binaries;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod demo;
+pub mod endpoints;
 pub mod harness;
+pub mod holder;
 pub mod host;
+pub mod kubelet;
+pub mod lesson;
+pub mod manifest;
+pub mod network;
+pub mod node;
+mod process;
+pub mod runtime;
 pub mod sandbox;
+pub mod screen;
+pub mod server;
+pub mod wait;

@@ -11,7 +11,7 @@
 
 use std::{
     env, fs, io,
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
@@ -19,7 +19,10 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{prctl, signal::Signal},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
     unistd::{Uid, getgid, getuid, sethostname},
 };
 
@@ -104,13 +107,35 @@ pub fn inner(args: impl IntoIterator<Item = std::ffi::OsString>, tie: Tie) -> Re
     let mut command = Command::new(program);
     command.args(args).env(MARK, if tie == Tie::Lifelong { "lifelong" } else { "loose" });
     command.env("TMPDIR", "/run/tmp");
+    if tie == Tie::Lifelong {
+        command.process_group(0); // the terminal's Ctrl-C is for the outer program, which ends this one as a whole
+    }
     Ok(command)
 }
 
 /// Runs this same program, with the same arguments, inside a sandbox, and returns how it ended.
 pub fn run_inside() -> Result<ExitStatus, Error> {
     let mut command = inner(env::args_os().skip(1), Tie::Lifelong)?;
-    command.stdin(Stdio::inherit()).status().map_err(system("start process 1 of the sandbox"))
+    attend(command.stdin(Stdio::inherit()))
+}
+
+/// Runs what [`inner`] prepared, and returns how it ended. A signal that would end this program, such as Ctrl-C, ends the
+/// sandbox instead: when this program goes, all that was in the sandbox is gone.
+pub fn attend(command: &mut Command) -> Result<ExitStatus, Error> {
+    let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    let awaited: SigSet = ends.into_iter().chain([Signal::SIGCHLD]).collect();
+    // Held back before there is anything to end. No thread can wait for them: none may be started after `inner`.
+    awaited.thread_block().map_err(|e| system("hold signals back")(e.into()))?;
+    let mut process = command.spawn().map_err(system("start process 1 of the sandbox"))?;
+    loop {
+        let signal = awaited.wait().map_err(|e| system("wait for a signal")(e.into()))?;
+        if ends.contains(&signal) {
+            process.kill().map_err(system("end process 1 of the sandbox"))?;
+        }
+        if let Some(status) = process.try_wait().map_err(system("wait for process 1 of the sandbox"))? {
+            return Ok(status);
+        }
+    }
 }
 
 /// The exit code to pass on: that of the inner program, or 128 + signal as shells say it.
@@ -123,6 +148,7 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 /// Call it first thing inside.
 #[expect(clippy::disallowed_methods, reason = "reads the mark that the outer program set")]
 pub fn furnish() -> Result<(), Error> {
+    SigSet::all().thread_unblock().map_err(|e| system("let signals through")(e.into()))?;
     if env::var_os(MARK).is_some_and(|tie| tie == "lifelong") {
         prctl::set_pdeathsig(Signal::SIGKILL)
             .map_err(|e| system("tie the sandbox to its parent")(e.into()))?;
@@ -130,7 +156,7 @@ pub fn furnish() -> Result<(), Error> {
     mount_at("/", None, None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     mount_at("/proc", Some("proc"), Some("proc"), MsFlags::empty())?;
     tmpfs(Path::new("/run"))?;
-    for dir in ["/run/tmp", "/run/netns", "/run/fairway", HOST] {
+    for dir in ["/run/tmp", "/run/netns", "/run/fairway", "/run/lab", HOST] {
         fs::create_dir_all(dir).map_err(system("make a directory in /run"))?;
     }
     for (dir, ours) in [("/etc", "cni/net.d"), ("/opt", "cni/bin"), ("/var/lib", "fairway")] {

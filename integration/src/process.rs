@@ -1,0 +1,48 @@
+//! Programs that the lab starts: the plugin, the daemon, what runs in containers.
+
+use std::{
+    ffi::OsStr,
+    io,
+    process::{Child, Command, ExitStatus},
+};
+
+/// Prepares the start of a program. It will run where the thread that starts it is.
+#[expect(clippy::disallowed_methods, reason = "the lab is what starts processes")]
+pub(crate) fn program(file: impl AsRef<OsStr>) -> Command {
+    Command::new(file)
+}
+
+/// A program that runs until it is killed, at the latest when this handle goes.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        command.spawn().map(Self)
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+
+    /// Ends it at once, and returns when it is gone.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(|_| ())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill(); // gone already is as good
+    }
+}
