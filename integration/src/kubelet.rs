@@ -4,6 +4,7 @@
 //! for each container, all in one network namespace.
 
 use std::{
+    fs::OpenOptions,
     io::{self, BufRead, BufReader},
     net::IpAddr,
     process::{Command, ExitStatus, Stdio},
@@ -23,6 +24,9 @@ use crate::{
     runtime::{self, Attachment, NetworkList},
     server,
 };
+
+/// Where each node keeps what its containers say.
+const LOGS: &str = "/run/lab";
 
 /// Why a pod does not run.
 #[derive(Debug, thiserror::Error)]
@@ -145,12 +149,17 @@ impl RunningPod {
     fn start_container(&self, container: &Container) -> Result<Process, Error> {
         let refused = |source| Error::Start { pod: self.key(), container: container.name.clone(), source };
         let mut command = self.command_of(container).map_err(refused)?;
-        command.stdin(Stdio::null());
-        let is_server = container.command.is_empty();
-        if is_server {
-            command.stdout(Stdio::piped());
-        }
-        let mut process = self.run(|| Process::start(&mut command))?.map_err(refused)?;
+        let log = format!("{LOGS}/{}-{}.log", self.netns_name, container.name);
+        let started = self.run(|| {
+            // Nothing of the lab's own: whoever reads the output of `lab up` waits for its end.
+            let log = OpenOptions::new().create(true).append(true).open(log)?;
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            if container.command.is_empty() {
+                command.stdout(Stdio::piped());
+            }
+            Process::start(&mut command)
+        })?;
+        let mut process = started.map_err(refused)?;
         if let Some(stdout) = process.child().stdout.take() {
             let first = BufReader::new(stdout).lines().next();
             if !first.is_some_and(|line| line.is_ok_and(|line| line == server::READY)) {

@@ -54,6 +54,13 @@ mod tests {
     }
 
     #[test]
+    fn the_cluster_of_both_families_is_understood() {
+        let objects = parse("dual-stack.yaml", include_str!("../../conf/lab/dual-stack.yaml")).unwrap();
+
+        assert_eq!(objects.len(), 6);
+    }
+
+    #[test]
     fn the_edit_is_of_the_same_service() {
         assert_eq!(node_port().unwrap()[0].name.to_string(), "Service default/myweb-service");
         assert_eq!(sticky().unwrap()[0].name.to_string(), "Service default/sticky-service");

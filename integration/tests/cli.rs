@@ -5,13 +5,21 @@
 use std::{
     fs,
     process::{Command, Output},
+    sync::mpsc,
+    thread,
 };
+
+use fairway_lab::wait::PATIENCE;
 
 /// A command of the lab that knows nothing of the sandbox around this test, and so makes one of its own.
 #[expect(clippy::disallowed_methods, reason = "a person types commands")]
 fn lab(words: &[&str]) -> Output {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_fairway-lab"));
-    lab.args(words).env_remove("FAIRWAY_SANDBOX").output().unwrap()
+    lab.args(words).env_remove("FAIRWAY_SANDBOX");
+    let (done, output) = mpsc::channel();
+    thread::spawn(move || done.send(lab.output()));
+    // Whoever reads the output waits for its end, which a process that stays behind must not put off.
+    output.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{words:?} does not end")).unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
