@@ -48,24 +48,30 @@ fairway_lab::sandbox_tests! {
         let versions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "9.9.9"];
         let table: Vec<String> = versions.into_iter().map(row).collect();
 
-        assert_eq!(table, [
-            //         VERSION | STATUS | ADD     | CHECK   | GC      | DEL
-            "0.1.0   | 0.1.0 | error 1 | error 1 | error 1 | error 1 | error 1",
-            "0.2.0   | 0.2.0 | error 1 | error 1 | error 1 | error 1 | error 1",
-            "0.3.0   | 0.3.0 | error 1 | 0.3.0 | error 1 | error 1 | ok",
-            "0.3.1   | 0.3.1 | error 1 | 0.3.1 | error 1 | error 1 | ok",
-            "0.4.0   | 0.4.0 | error 1 | 0.4.0 | ok | error 1 | ok",
-            "1.0.0   | 1.0.0 | error 1 | 1.0.0 | ok | error 1 | ok",
-            "1.1.0   | 1.1.0 | ok | 1.1.0 | ok | ok | ok",
-            "9.9.9   | 9.9.9 | error 1 | error 1 | error 1 | error 1 | error 1",
-        ]);
+        assert_eq!(
+            table,
+            [
+                //         VERSION | STATUS | ADD     | CHECK   | GC      | DEL
+                "0.1.0   | 0.1.0 | error 1 | error 1 | error 1 | error 1 | error 1",
+                "0.2.0   | 0.2.0 | error 1 | error 1 | error 1 | error 1 | error 1",
+                "0.3.0   | 0.3.0 | error 1 | 0.3.0 | error 1 | error 1 | ok",
+                "0.3.1   | 0.3.1 | error 1 | 0.3.1 | error 1 | error 1 | ok",
+                "0.4.0   | 0.4.0 | error 1 | 0.4.0 | ok | error 1 | ok",
+                "1.0.0   | 1.0.0 | error 1 | 1.0.0 | ok | error 1 | ok",
+                "1.1.0   | 1.1.0 | ok | 1.1.0 | ok | ok | ok",
+                "9.9.9   | 9.9.9 | error 1 | error 1 | error 1 | error 1 | error 1",
+            ]
+        );
     }
 
     fn version_lists_what_the_plugin_speaks_even_if_asked_nothing() {
         let runtime = Runtime::new(json!({ "cniVersion": "0.2.0" }));
         let spoken = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
 
-        assert_eq!(success(&runtime.call("VERSION", "")), json!({ "cniVersion": "0.2.0", "supportedVersions": spoken }));
+        assert_eq!(
+            success(&runtime.call("VERSION", "")),
+            json!({ "cniVersion": "0.2.0", "supportedVersions": spoken })
+        );
         let asked_nothing = runtime.call_with("VERSION", "", &json!(null));
         assert_eq!(success(&asked_nothing), json!({ "cniVersion": "1.1.0", "supportedVersions": spoken }));
     }
@@ -76,7 +82,9 @@ fairway_lab::sandbox_tests! {
 
         assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (0, ""));
         assert!(outcome.stderr.contains("CNI plugin"), "{}", outcome.stderr);
-        assert!(outcome.stderr.ends_with("CNI protocol versions supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
+        assert!(
+            outcome.stderr.ends_with("CNI protocol versions supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
+        );
     }
 
     fn an_error_is_json_in_the_version_asked_for() {
@@ -85,11 +93,14 @@ fairway_lab::sandbox_tests! {
 
         assert_eq!(outcome.exit_code, 1);
         assert_eq!(outcome.stderr, "");
-        assert_eq!(serde_json::from_str::<Value>(&outcome.stdout).unwrap(), json!({
-            "cniVersion": "0.4.0",
-            "code": 7,
-            "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
-        }));
+        assert_eq!(
+            serde_json::from_str::<Value>(&outcome.stdout).unwrap(),
+            json!({
+                "cniVersion": "0.4.0",
+                "code": 7,
+                "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
+            })
+        );
         assert_eq!(runtime.files("/run/fairway"), [""; 0]);
     }
 
@@ -102,7 +113,10 @@ fairway_lab::sandbox_tests! {
 
         assert_eq!(fail("ADD", "../c1", own, json!({})).0, 4);
         assert_eq!(fail("SUB", "c1", own, json!({})).0, 4);
-        assert_eq!(fail("ADD", "c1", "", json!({})), (4, "ADD needs the environment variables CNI_NETNS".to_owned()));
+        assert_eq!(
+            fail("ADD", "c1", "", json!({})),
+            (4, "ADD needs the environment variables CNI_NETNS".to_owned())
+        );
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": 7 })).0, 6);
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": { "subnet": "10.0.0.0/32" } })).0, 7);
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": { "type": "dhcp" } })).0, 2);
@@ -114,7 +128,10 @@ fairway_lab::sandbox_tests! {
         assert_eq!(code, 8, "{told}");
         let (code, told) = fail("ADD", "c1", "/run/netns/none", json!({ "ipam": null }));
         assert_eq!(code, 11, "{told}");
-        assert!(told.starts_with("pod default/c1: /run/fairway/node.json is not there yet: start fairway-proxy"), "{told}");
+        assert!(
+            told.starts_with("pod default/c1: /run/fairway/node.json is not there yet: start fairway-proxy"),
+            "{told}"
+        );
         assert_eq!(fail("STATUS", "", "", json!({ "ipam": null })).0, 50);
         assert_eq!(fail("GC", "", "", json!({})).0, 7);
         assert_eq!(fail("CHECK", "c1", own, json!({})).0, 7);
@@ -143,7 +160,8 @@ fairway_lab::sandbox_tests! {
             "ips": [{ "interface": 0, "address": "192.168.7.9/24" }],
         });
 
-        let result = success(&runtime.call_with("ADD", "c1", &runtime.conf_with(&json!({ "prevResult": earlier }))));
+        let result =
+            success(&runtime.call_with("ADD", "c1", &runtime.conf_with(&json!({ "prevResult": earlier }))));
 
         assert_eq!(addresses(&result), ["192.168.7.9", "10.244.1.2", "fd00:10:244:1::2"]);
         assert_eq!(result["ips"][1]["interface"], 2);

@@ -102,7 +102,11 @@ fairway_lab::sandbox_tests! {
             assert_eq!((heard.as_str(), from.to_string()), ("hello", gateway.to_owned()));
         }
         for address in &b {
-            assert_eq!(&say(&runtime, Some("b"), "b", address).1.to_string(), address, "a pod reaches itself");
+            assert_eq!(
+                &say(&runtime, Some("b"), "b", address).1.to_string(),
+                address,
+                "a pod reaches itself"
+            );
         }
     }
 
@@ -119,7 +123,11 @@ fairway_lab::sandbox_tests! {
         assert_eq!([&result["interfaces"][0]["mac"], &result["interfaces"][1]["mac"]], [&macs[0], &macs[1]]);
         assert!(runtime.in_pod("web", |kernel| async move { kernel.link("lo").await.unwrap().is_up }));
 
-        let printed = result.to_string().replace(&host_end(&result), "HOST").replace(&macs[0], "M1").replace(&macs[1], "M2");
+        let printed = result
+            .to_string()
+            .replace(&host_end(&result), "HOST")
+            .replace(&macs[0], "M1")
+            .replace(&macs[1], "M2");
         let expected = json!({
             "cniVersion": "1.1.0",
             "interfaces": [
@@ -159,12 +167,17 @@ fairway_lab::sandbox_tests! {
         });
 
         // The kernel's own pace is five seconds before it doubts and three questions until it gives up the old address.
-        runtime.inside("a", || for (key, value) in [("delay_first_probe_time", "0"), ("ucast_solicit", "1"), ("retrans_time_ms", "50")] {
-            sysctl::set(&format!("net/ipv4/neigh/eth0/{key}"), value).unwrap();
+        runtime.inside("a", || {
+            for (key, value) in
+                [("delay_first_probe_time", "0"), ("ucast_solicit", "1"), ("retrans_time_ms", "50")]
+            {
+                sysctl::set(&format!("net/ipv4/neigh/eth0/{key}"), value).unwrap();
+            }
         });
 
         let listener = runtime.host.run(|| TcpListener::bind("10.244.1.1:80").unwrap()).unwrap();
-        let connected = runtime.inside("a", || TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE));
+        let connected =
+            runtime.inside("a", || TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE));
 
         connected.unwrap();
     }
@@ -186,7 +199,10 @@ fairway_lab::sandbox_tests! {
         assert_eq!(traces(&runtime), before);
         assert_eq!(before, Traces::default());
         assert_eq!(runtime.files("/run/fairway/pods/owners"), [""; 0]);
-        assert!(runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap_err().is_not_found() }));
+        assert!(
+            runtime
+                .in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap_err().is_not_found() })
+        );
     }
 
     fn del_needs_no_namespace_and_no_more_than_the_network_s_name() {
@@ -262,12 +278,17 @@ fairway_lab::sandbox_tests! {
     fn a_link_of_another_s_in_the_pod_is_an_error_and_stays() {
         let runtime = Runtime::new(dual_stack());
         runtime.sandbox("a");
-        runtime.in_pod("a", |kernel| async move { kernel.add_veth(&end("eth0"), &end("other"), None).await.unwrap() });
+        runtime.in_pod("a", |kernel| async move {
+            kernel.add_veth(&end("eth0"), &end("other"), None).await.unwrap();
+        });
 
         let (code, told) = failure(&runtime.call("ADD", "a"));
 
         assert_eq!(code, 101);
-        assert_eq!(told, "pod default/a: link eth0 in its namespace exists already, and is none of this network's: remove it, or choose another CNI_IFNAME");
+        assert_eq!(
+            told,
+            "pod default/a: link eth0 in its namespace exists already, and is none of this network's: remove it, or choose another CNI_IFNAME"
+        );
         assert_eq!(traces(&runtime), Traces::default());
         success(&runtime.call("DEL", "a"));
         assert!(runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.is_ok() }));
@@ -278,12 +299,21 @@ fairway_lab::sandbox_tests! {
         runtime.sandbox("a");
         let routes = json!({ "ranges": runtime.conf["ipam"]["ranges"], "routes": [{ "dst": "10.0.0.0/8" }, { "dst": "10.0.0.0/8" }] });
 
-        let (code, told) = failure(&runtime.call_with("ADD", "a", &runtime.conf_with(&json!({ "ipam": routes }))));
+        let (code, told) =
+            failure(&runtime.call_with("ADD", "a", &runtime.conf_with(&json!({ "ipam": routes }))));
 
         assert_eq!(code, 101);
-        assert!(told.starts_with("pod default/a: wire the pod in its namespace: add route 10.0.0.0/8 via 10.244.1.1"), "{told}");
+        assert!(
+            told.starts_with(
+                "pod default/a: wire the pod in its namespace: add route 10.0.0.0/8 via 10.244.1.1"
+            ),
+            "{told}"
+        );
         assert_eq!(traces(&runtime), Traces::default());
-        assert!(runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap_err().is_not_found() }));
+        assert!(
+            runtime
+                .in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap_err().is_not_found() })
+        );
     }
 
     fn when_addresses_run_out_the_pod_and_the_remedy_are_named() {
@@ -295,10 +325,14 @@ fairway_lab::sandbox_tests! {
         }
         success(&runtime.call_with("ADD", "a", &small));
 
-        assert_eq!(failure(&runtime.call_with("ADD", "b", &small)), (
-            100,
-            "pod default/b: no free address in 10.244.1.0/30 (1 leased): raise the pod CIDR or run GC".to_owned(),
-        ));
+        assert_eq!(
+            failure(&runtime.call_with("ADD", "b", &small)),
+            (
+                100,
+                "pod default/b: no free address in 10.244.1.0/30 (1 leased): raise the pod CIDR or run GC"
+                    .to_owned(),
+            )
+        );
         success(&runtime.call_with("DEL", "a", &small));
         success(&runtime.call_with("ADD", "b", &small));
     }
@@ -311,17 +345,30 @@ fairway_lab::sandbox_tests! {
 
         runtime.in_pod("a", |kernel| async move {
             let eth0 = index(&kernel, "eth0").await;
-            kernel.delete_route(&Route::through("0.0.0.0/0".parse().unwrap(), "10.244.1.1".parse().unwrap(), eth0)).await.unwrap();
-            kernel.delete_address(&Address::bare(eth0, "fd00:10:244:1::2/128".parse().unwrap())).await.unwrap();
+            kernel
+                .delete_route(&Route::through(
+                    "0.0.0.0/0".parse().unwrap(),
+                    "10.244.1.1".parse().unwrap(),
+                    eth0,
+                ))
+                .await
+                .unwrap();
+            kernel
+                .delete_address(&Address::bare(eth0, "fd00:10:244:1::2/128".parse().unwrap()))
+                .await
+                .unwrap();
             kernel.set_mtu(eth0, 1400).await.unwrap();
         });
         let name = host_end(&result);
         runtime.on_host(|kernel| async move {
             let index = index(&kernel, &name).await;
-            kernel.delete_route(&Route {
-                source: Some("10.244.1.1".parse().unwrap()),
-                ..Route::on_link("10.244.1.2/32".parse().unwrap(), index)
-            }).await.unwrap();
+            kernel
+                .delete_route(&Route {
+                    source: Some("10.244.1.1".parse().unwrap()),
+                    ..Route::on_link("10.244.1.2/32".parse().unwrap(), index)
+                })
+                .await
+                .unwrap();
         });
 
         let (code, told) = failure(&runtime.call_with("CHECK", "a", &conf));
@@ -340,13 +387,17 @@ fairway_lab::sandbox_tests! {
         let runtime = Runtime::new(dual_stack());
         let result = runtime.add("a");
         let check = |result: &Value| {
-            let outcome = runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result })));
+            let outcome =
+                runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result })));
             failure(&outcome).1
         };
         let mut other = result.clone();
         other["ips"][0]["address"] = json!("10.244.1.9/32");
-        assert_eq!(check(&other), "pod default/a: prevResult has address 10.244.1.9, which is not leased to it; \
-            address 10.244.1.2 is leased to it, and prevResult does not have it");
+        assert_eq!(
+            check(&other),
+            "pod default/a: prevResult has address 10.244.1.9, which is not leased to it; \
+            address 10.244.1.2 is leased to it, and prevResult does not have it"
+        );
 
         runtime.in_pod("a", |kernel| async move {
             let eth0 = index(&kernel, "eth0").await;
@@ -359,7 +410,10 @@ fairway_lab::sandbox_tests! {
             kernel.delete_link(eth0).await.unwrap();
         });
         let told = check(&result);
-        assert!(told.contains("link eth0 in its namespace is missing") && told.contains("on the host is missing"), "{told}");
+        assert!(
+            told.contains("link eth0 in its namespace is missing") && told.contains("on the host is missing"),
+            "{told}"
+        );
 
         success(&runtime.call("DEL", "a"));
         assert_eq!(check(&result), "pod default/a: no lease is kept for this container and link");
@@ -370,19 +424,30 @@ fairway_lab::sandbox_tests! {
         let kept = addresses(&runtime.add("kept"));
         runtime.add("gone");
         runtime.sandbox("elsewhere");
-        let other_network = runtime.conf_with(&json!({ "name": "other", "ipam": { "subnet": "10.9.0.0/24" } }));
+        let other_network =
+            runtime.conf_with(&json!({ "name": "other", "ipam": { "subnet": "10.9.0.0/24" } }));
         success(&runtime.call_with("ADD", "elsewhere", &other_network));
-        runtime.on_host(|kernel| async move { kernel.add_veth(&end("fwbr100i0"), &end("fwln100i0"), None).await.unwrap() });
+        runtime.on_host(|kernel| async move {
+            kernel.add_veth(&end("fwbr100i0"), &end("fwln100i0"), None).await.unwrap();
+        });
         // A link whose lease was lost: what a crash of the machine's /run would leave.
         let stray = host_end(&runtime.add("stray"));
-        runtime.host.run(|| {
-            std::fs::remove_file("/run/fairway/pods/owners/stray@eth0").unwrap();
-            std::fs::write("/run/fairway/node.json", "{}").unwrap();
-        }).unwrap();
+        runtime
+            .host
+            .run(|| {
+                std::fs::remove_file("/run/fairway/pods/owners/stray@eth0").unwrap();
+                std::fs::write("/run/fairway/node.json", "{}").unwrap();
+            })
+            .unwrap();
         assert!(traces(&runtime).links.contains(&stray));
 
-        let valid = json!([{ "containerID": "kept", "ifname": "eth0" }, { "containerID": "../odd", "ifname": "" }]);
-        success(&runtime.call_with("GC", "", &runtime.conf_with(&json!({ "cni.dev/valid-attachments": valid }))));
+        let valid =
+            json!([{ "containerID": "kept", "ifname": "eth0" }, { "containerID": "../odd", "ifname": "" }]);
+        success(&runtime.call_with(
+            "GC",
+            "",
+            &runtime.conf_with(&json!({ "cni.dev/valid-attachments": valid })),
+        ));
 
         let after = traces(&runtime);
         assert_eq!(after.links.len(), 4, "kept, elsewhere, and two of others: {:?}", after.links);
@@ -402,15 +467,25 @@ fairway_lab::sandbox_tests! {
         let runtime = Runtime::new(dual_stack());
         runtime.add("gone");
         let stray = host_end(&runtime.add("stray"));
-        runtime.host.run(|| {
-            std::fs::remove_file("/run/fairway/pods/owners/stray@eth0").unwrap();
-            std::fs::create_dir("/run/fairway/pods/leases/0-is-a-directory").unwrap();
-        }).unwrap();
+        runtime
+            .host
+            .run(|| {
+                std::fs::remove_file("/run/fairway/pods/owners/stray@eth0").unwrap();
+                std::fs::create_dir("/run/fairway/pods/leases/0-is-a-directory").unwrap();
+            })
+            .unwrap();
 
-        let (code, told) = failure(&runtime.call_with("GC", "", &runtime.conf_with(&json!({ "cni.dev/valid-attachments": [] }))));
+        let (code, told) = failure(&runtime.call_with(
+            "GC",
+            "",
+            &runtime.conf_with(&json!({ "cni.dev/valid-attachments": [] })),
+        ));
 
         assert_eq!(code, 103);
-        assert!(told.starts_with("keep the leases: remove /run/fairway/pods/leases/0-is-a-directory"), "{told}");
+        assert!(
+            told.starts_with("keep the leases: remove /run/fairway/pods/leases/0-is-a-directory"),
+            "{told}"
+        );
         assert!(!traces(&runtime).links.contains(&stray));
         assert_eq!(traces(&runtime), Traces::default());
     }
@@ -430,19 +505,27 @@ fairway_lab::sandbox_tests! {
     fn ipv6_is_switched_on_where_a_runtime_left_it_off_and_forwarding_on_the_host() {
         let runtime = Runtime::new(dual_stack());
         runtime.sandbox("a");
-        runtime.inside("a", || for scope in ["all", "default"] {
-            sysctl::set(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+        runtime.inside("a", || {
+            for scope in ["all", "default"] {
+                sysctl::set(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+            }
         });
-        runtime.host.run(|| {
-            sysctl::set("net/ipv4/ip_forward", "0").unwrap();
-            sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
-        }).unwrap();
+        runtime
+            .host
+            .run(|| {
+                sysctl::set("net/ipv4/ip_forward", "0").unwrap();
+                sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
+            })
+            .unwrap();
 
         success(&runtime.call("ADD", "a"));
 
         assert_eq!(say(&runtime, None, "a", "fd00:10:244:1::2").0, "hello");
         let forwarding = runtime.host.run(|| {
-            [sysctl::read("net/ipv4/ip_forward").unwrap(), sysctl::read("net/ipv6/conf/all/forwarding").unwrap()]
+            [
+                sysctl::read("net/ipv4/ip_forward").unwrap(),
+                sysctl::read("net/ipv6/conf/all/forwarding").unwrap(),
+            ]
         });
         assert_eq!(forwarding.unwrap(), ["1", "1"]);
     }

@@ -118,37 +118,33 @@ async fn clear(kernel: &Kernel) {
     }
 }
 
-fn check(cases: u32, test: impl Fn(&mut TestRunner)) {
-    test(&mut TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() }));
-}
-
-/// Runs a future to its end from inside a runtime's own thread, as a property must.
-fn now<T>(runtime: &tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
-    runtime.block_on(work)
-}
-
 fairway_lab::sandbox_tests! {
     fn the_fake_answers_as_the_kernel_does() {
         let host = Host::make("a").unwrap();
         host.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let (kernel, links) = now(&runtime, async {
+            let (kernel, links) = runtime.block_on(async {
                 let kernel = Kernel::open().unwrap();
                 let (one, two) = pair(&kernel).await;
                 (kernel, [one.index, two.index])
             });
+            let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
 
-            check(64, |runner| runner.run(&calls(links), |calls| now(&runtime, async {
-                clear(&kernel).await;
-                let fake = Fake::with_links(links);
-                for call in &calls {
-                    let (real, faked) = (make(call, links, &kernel).await, make(call, links, &fake).await);
-                    prop_assert_eq!(real, faked, "errno of {:?}", call);
-                    prop_assert_eq!(listed(&kernel).await, listed(&fake).await, "after {:?}", call);
-                }
-                Ok::<(), TestCaseError>(())
-            })).unwrap());
-        }).unwrap();
+            let law = TestRunner::new(config).run(&calls(links), |calls| {
+                runtime.block_on(async {
+                    clear(&kernel).await;
+                    let fake = Fake::with_links(links);
+                    for call in &calls {
+                        let (real, faked) = (make(call, links, &kernel).await, make(call, links, &fake).await);
+                        prop_assert_eq!(real, faked, "errno of {:?}", call);
+                        prop_assert_eq!(listed(&kernel).await, listed(&fake).await, "after {:?}", call);
+                    }
+                    Ok::<(), TestCaseError>(())
+                })
+            });
+            law.unwrap();
+        })
+        .unwrap();
     }
 
     fn applying_the_difference_gives_the_other_set() {
@@ -192,7 +188,8 @@ fairway_lab::sandbox_tests! {
             kernel.add_veth(&end("host", 1), &end("eth0", 2), Some(&pod)).await.unwrap();
 
             let inside = Kernel::open_in(&pod).unwrap();
-            let (host_end, pod_end) = (kernel.link("host").await.unwrap(), inside.link("eth0").await.unwrap());
+            let (host_end, pod_end) =
+                (kernel.link("host").await.unwrap(), inside.link("eth0").await.unwrap());
             assert_eq!(host_end.mac, Some(Mac::locally_administered(1)));
             assert_eq!(pod_end.mac, Some(Mac::locally_administered(2)));
             assert_eq!((host_end.mtu, pod_end.mtu), (1400, 1400));
@@ -222,16 +219,19 @@ fairway_lab::sandbox_tests! {
             kernel.set_up(one.index, false).await.unwrap();
 
             let changed = kernel.link_by_index(one.index).await.unwrap();
-            assert_eq!(changed, Link {
-                name: "port".to_owned(),
-                mac: Some(Mac::locally_administered(7)),
-                mtu: 1300,
-                is_up: false,
-                has_carrier: false,
-                alias: Some("default/web".to_owned()),
-                master: Some(bridge.index),
-                ..one.clone()
-            });
+            assert_eq!(
+                changed,
+                Link {
+                    name: "port".to_owned(),
+                    mac: Some(Mac::locally_administered(7)),
+                    mtu: 1300,
+                    is_up: false,
+                    has_carrier: false,
+                    alias: Some("default/web".to_owned()),
+                    master: Some(bridge.index),
+                    ..one.clone()
+                }
+            );
             assert!(kernel.links().await.unwrap().contains(&changed));
             kernel.set_master(one.index, None).await.unwrap();
             assert_eq!(kernel.link("port").await.unwrap().master, None);

@@ -285,8 +285,8 @@ impl Store {
     /// Makes the owner and its leases, or none of them and says which address another has.
     fn claim(&self, attachment: &Attachment, record: &Record) -> Result<Option<IpAddr>, Error> {
         let key = key_of(attachment);
-        let content = serde_json::to_vec_pretty(record).map_err(Error::Encode)?;
-        let draft = self.network.draft(&content)?;
+        let content = serde_json::to_string_pretty(record).map_err(Error::Encode)?;
+        let draft = self.network.draft(format!("{content}\n").as_bytes())?;
         match self.owners.link(&draft, &key) {
             Err(error) if error.is_exists() => {
                 let Record { container_id, ifname, .. } = record.clone();

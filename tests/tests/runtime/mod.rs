@@ -65,7 +65,7 @@ impl Runtime {
     }
 
     pub(crate) fn call_in(&self, verb: &str, container: &str, netns: &str, conf: &Value) -> Outcome {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_631_723);
         let environment = Environment::from_vars(variables(verb, container, netns), now);
         let stdin = conf.to_string();
         self.host.run(|| cni_plugin::run(&environment, stdin.as_bytes())).unwrap()
