@@ -1,6 +1,7 @@
 //! The command line of the lab: what `cargo lab` understands, and what each command does.
 
 mod commands;
+mod foreground;
 mod inside;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};

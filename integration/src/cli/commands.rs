@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::foreground;
 use crate::{
     binaries,
     client::{self, Url},
@@ -85,8 +86,8 @@ pub(super) fn exec(place: &str, command: &[String]) -> Result<ExitCode> {
     let shell = ["sh".to_owned()];
     let command = if command.is_empty() { &shell } else { command };
     let Some((file, arguments)) = command.split_first() else { bail!("no program to run") };
-    let status = program(file).args(arguments).status().with_context(|| format!("run {file} in {place}"))?;
-    Ok(ExitCode::from(sandbox::exit_code(status)))
+    let ended = foreground::run(program(file).args(arguments));
+    Ok(ExitCode::from(ended.with_context(|| format!("run {file} in {place}"))?))
 }
 
 pub(super) fn curl(from: &str, count: u32, url: &str) -> Result<ExitCode> {
