@@ -69,9 +69,10 @@ fn find() -> Result<Binaries, Error> {
 fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     let mut command = program(&cargo);
     command
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(["build", "--message-format=json-render-diagnostics"])
-        .args(["-p", "cni-plugin", "-p", "proxy", "--bin", "fairway", "--bin", "fairway-proxy"])
+        // Of the whole workspace, not of packages: then dependencies have the features that `cargo lab` built them with.
+        .args(["--bin", "fairway", "--bin", "fairway-proxy"])
         .stdin(Stdio::null());
     if sandbox::is_inside() {
         // There is no network inside. What is running was built from the same lock file, as the rest of the workspace.
