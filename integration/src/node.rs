@@ -123,7 +123,7 @@ impl RunningNode {
             let log = OpenOptions::new().create(true).append(true).open(LOG)?;
             Process::start(
                 program(program_file)
-                    .args(["--manifests", MANIFESTS, "--hostname-override", &name])
+                    .args(["--manifests", MANIFESTS, "--hostname-override", &name, "--install-cni"])
                     .stdin(Stdio::null())
                     .stdout(log.try_clone()?)
                     .stderr(log),

@@ -37,7 +37,7 @@ pub struct Config {
     pub masquerade_all: bool,
 
     /// Writes the CNI configuration that makes the container runtime use Fairway
-    #[arg(long, value_name = "BOOL", default_value = "true", default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub install_cni: bool,
 
@@ -48,10 +48,6 @@ pub struct Config {
     /// Where the container runtime looks for CNI configuration
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
-
-    /// Where state that outlives a reboot is kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
-    pub state_dir: PathBuf,
 
     /// Removes all that Fairway made on this node but its pods, and exits
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]

@@ -23,6 +23,9 @@ pub const NODE_FILE: &str = "node.json";
 /// The runtime's file, in its CNI directory.
 pub const CONFLIST: &str = "10-fairway.conflist";
 
+/// What it says.
+const CONFLIST_TEXT: &str = include_str!("../../conf/10-fairway.conflist");
+
 /// The largest packet where nothing is known of the node's links.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -53,11 +56,13 @@ impl Files {
     /// Writes what differs from what is there: first the plugin's file, then the one that makes the runtime call it.
     pub fn write(&self, node: &Node, mtu: u32) -> Result<Written, disk::Error> {
         self.run.make()?;
-        let mut written =
-            Written { node: replace(&self.run, NODE_FILE, &facts(node, mtu))?, conflist: false };
+        let mut written = Written {
+            node: replace(&self.run, NODE_FILE, &format!("{:#}\n", facts(node, mtu)))?,
+            conflist: false,
+        };
         // Without the directory there is no container runtime here that would read it.
         if self.is_installed && self.cni.path().is_dir() {
-            written.conflist = replace(&self.cni, CONFLIST, &conflist())?;
+            written.conflist = replace(&self.cni, CONFLIST, CONFLIST_TEXT)?;
         }
         Ok(written)
     }
@@ -70,8 +75,7 @@ impl Files {
     }
 }
 
-fn replace(directory: &Directory, name: &str, content: &Value) -> Result<bool, disk::Error> {
-    let content = format!("{content:#}\n");
+fn replace(directory: &Directory, name: &str, content: &str) -> Result<bool, disk::Error> {
     let differs = directory.read(name)?.is_none_or(|known| known != content.as_bytes());
     if differs {
         directory.replace(name, content.as_bytes())?;
@@ -81,10 +85,6 @@ fn replace(directory: &Directory, name: &str, content: &Value) -> Result<bool, d
 
 fn facts(node: &Node, mtu: u32) -> Value {
     json!({"podCIDRs": node.pod_cidrs, "mtu": mtu})
-}
-
-fn conflist() -> Value {
-    json!({"cniVersion": "1.1.0", "name": "fairway", "plugins": [{"type": "fairway"}]})
 }
 
 /// The largest packet on the link that the other nodes reach this one by.

@@ -24,7 +24,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
@@ -140,10 +139,8 @@ fn files(config: &Config) -> Files {
 }
 
 fn log_to_stderr(config: &Config) {
-    let level = config.log_level().into();
-    let filter = EnvFilter::builder().with_default_directive(level).from_env_lossy();
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(config.log_level())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)

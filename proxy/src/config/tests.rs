@@ -12,18 +12,16 @@ fn defaults_are_the_places_that_users_know() {
     assert_eq!(config.manifests, Some("/etc/fairway".into()));
     assert_eq!(config.run_dir, PathBuf::from("/run/fairway"));
     assert_eq!(config.cni_conf_dir, PathBuf::from("/etc/cni/net.d"));
-    assert_eq!(config.state_dir, PathBuf::from("/var/lib/fairway"));
     assert_eq!(config.routes, RouteMode::Auto);
-    assert!(config.install_cni && !config.masquerade_all && !config.cleanup);
+    assert!(!config.install_cni && !config.masquerade_all && !config.cleanup);
 }
 
 #[test]
 fn flags_are_written_as_for_kube_proxy() {
     let config =
-        parse("--masquerade-all=true --v=4 --cluster-cidr=10.244.0.0/16,fd00::/56 --install-cni=false")
-            .unwrap();
+        parse("--masquerade-all=true --v=4 --cluster-cidr=10.244.0.0/16,fd00::/56 --install-cni").unwrap();
 
-    assert!(config.masquerade_all && !config.install_cni);
+    assert!(config.masquerade_all && config.install_cni);
     assert_eq!(config.log_level(), Level::DEBUG);
     assert_eq!(config.cluster_cidr, ["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()]);
     assert!(parse("--cleanup").unwrap().cleanup);
