@@ -39,8 +39,14 @@ impl FromStr for Answer {
     }
 }
 
-/// Says whether `names` answered in strict turn: each of the `of` once, and then again in the same order.
-pub fn is_in_turn(names: &[&str], of: usize) -> bool {
+/// Who answered, in order.
+pub fn names(answers: &[Answer]) -> Vec<&str> {
+    answers.iter().map(|answer| answer.name.as_str()).collect()
+}
+
+/// Says whether the answers came in strict turn: each of the `of` once, and then again in the same order.
+pub fn is_in_turn(answers: &[Answer], of: usize) -> bool {
+    let names = names(answers);
     let round: BTreeSet<_> = names.iter().take(of).collect();
     let next_round = names.iter().skip(of);
     round.len() == of && names.iter().zip(next_round).all(|(before, now)| before == now)
@@ -52,10 +58,15 @@ mod tests {
 
     #[test]
     fn turns_are_strict() {
-        assert!(is_in_turn(&["a", "b", "c", "a", "b", "c", "a"], 3));
-        assert!(!is_in_turn(&["a", "b", "c", "b", "a", "c"], 3));
-        assert!(!is_in_turn(&["a", "a", "b", "a", "a", "b"], 3));
-        assert!(!is_in_turn(&["a", "b"], 3));
+        let check = |names: &str, expected: bool| {
+            let lines = names.chars().map(|name| format!("{name} at 10.0.0.1:80 sees 10.0.0.2:1"));
+            let answers: Vec<Answer> = lines.map(|line| line.parse().unwrap()).collect();
+            assert_eq!(is_in_turn(&answers, 3), expected, "{names}");
+        };
+        check("abcabca", true);
+        check("abcbac", false);
+        check("aabaab", false);
+        check("ab", false);
     }
 
     #[test]

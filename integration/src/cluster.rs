@@ -214,14 +214,16 @@ impl Cluster {
         match &object.content {
             Content::Node(_) if !is_new => return Err(Error::NodesStay(object.name)),
             Content::Node(node) => {
-                let node = node.clone();
-                self.objects.insert(object.name.clone(), object);
-                return self.boot(node);
+                let (name, node) = (object.name.clone(), node.clone());
+                self.objects.insert(name.clone(), object); // its daemon is to see it from the start
+                return self.boot(node).inspect_err(|_| {
+                    self.objects.remove(&name);
+                    self.nodes.remove(&name.name);
+                });
             }
             Content::Pod(pod) => {
-                if !is_new {
-                    self.stop_pod(&pod.key())?;
-                }
+                self.objects.remove(&object.name);
+                self.stop_pod(&pod.key())?;
                 self.start_pod(pod.clone())?;
             }
             Content::Service(_) | Content::EndpointSlice => {}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    answer::{Answer, is_in_turn},
+    answer::{is_in_turn, names},
     cluster::{self, Cluster, OUTSIDE},
     harness::report,
     lesson::{self, BACKENDS, NODE_PORT_NUMBER, SERVICE_URL, STICKY_URL},
@@ -188,11 +188,7 @@ fn turns(cluster: &Cluster, screen: Screen, from: &str, url: &str, count: usize)
     for round in names.chunks(BACKENDS.len()) {
         screen.line(round.join(", "));
     }
-    if is_in_turn(&names, BACKENDS.len()) { Ok(()) } else { Err(Broken(names.join(", "))) }
-}
-
-fn names(answers: &[Answer]) -> Vec<&str> {
-    answers.iter().map(|answer| answer.name.as_str()).collect()
+    if is_in_turn(&answers, BACKENDS.len()) { Ok(()) } else { Err(Broken(names.join(", "))) }
 }
 
 fn address_of(cluster: &Cluster, pod: &str) -> Result<IpAddr, Broken> {

@@ -4,7 +4,7 @@
 //! for each container, all in one network namespace.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, BufRead, BufReader},
     net::IpAddr,
     process::{Command, ExitStatus, Stdio},
@@ -66,12 +66,14 @@ pub enum Error {
         source: io::Error,
     },
     /// A container's program started and went.
-    #[error("pod {pod}: container {container} ended before it was ready")]
+    #[error("pod {pod}: container {container} ended before it was ready: {said}")]
     Ended {
         /// The pod.
         pod: String,
         /// The container.
         container: String,
+        /// Its log.
+        said: String,
     },
 }
 
@@ -152,7 +154,7 @@ impl RunningPod {
         let log = format!("{LOGS}/{}-{}.log", self.netns_name, container.name);
         let started = self.run(|| {
             // Nothing of the lab's own: whoever reads the output of `lab up` waits for its end.
-            let log = OpenOptions::new().create(true).append(true).open(log)?;
+            let log = OpenOptions::new().create(true).append(true).open(&log)?;
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             if container.command.is_empty() {
                 command.stdout(Stdio::piped());
@@ -163,7 +165,8 @@ impl RunningPod {
         if let Some(stdout) = process.child().stdout.take() {
             let first = BufReader::new(stdout).lines().next();
             if !first.is_some_and(|line| line.is_ok_and(|line| line == server::READY)) {
-                return Err(Error::Ended { pod: self.key(), container: container.name.clone() });
+                let said = self.run(|| fs::read_to_string(&log).unwrap_or_default())?.trim_end().to_owned();
+                return Err(Error::Ended { pod: self.key(), container: container.name.clone(), said });
             }
         }
         Ok(process)

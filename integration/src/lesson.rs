@@ -43,6 +43,7 @@ pub fn sticky() -> Result<Vec<Object>, manifest::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Content;
 
     #[test]
     fn the_lesson_s_manifests_are_understood() {
@@ -51,6 +52,22 @@ mod tests {
         assert_eq!(names[..3], ["Node m", "Node w1", "Node w2"]);
         assert_eq!(names[3..8].iter().filter(|name| name.starts_with("Pod default/")).count(), 5);
         assert_eq!(names[8..], ["Service default/myweb-service"]);
+    }
+
+    /// Where a service of ours answers inside the cluster, and on which port of every node.
+    fn places_of(objects: &[Object]) -> (String, Option<u16>) {
+        let Some(Content::Service(service)) = objects.last().map(|object| &object.content) else {
+            panic!("no service")
+        };
+        let port = &service.spec.ports[0];
+        (format!("http://{}:{}/", service.cluster_ips().next().unwrap(), port.port), port.node_port)
+    }
+
+    #[test]
+    fn the_services_are_where_the_lesson_looks_for_them() {
+        assert_eq!(places_of(&objects().unwrap()), (SERVICE_URL.into(), None));
+        assert_eq!(places_of(&node_port().unwrap()), (SERVICE_URL.into(), Some(NODE_PORT_NUMBER)));
+        assert_eq!(places_of(&sticky().unwrap()), (STICKY_URL.into(), None));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
     thread,
 };
 
-use fairway_lab::wait::PATIENCE;
+use fairway_lab::{
+    answer::{Answer, is_in_turn},
+    wait::{self, PATIENCE},
+};
 
 /// A command of the lab that knows nothing of the sandbox around this test, and so makes one of its own.
 #[expect(clippy::disallowed_methods, reason = "a person types commands")]
@@ -92,14 +95,14 @@ fairway_lab::sandbox_tests! {
 
         assert_eq!(says(&["apply", "-f", APPLIED]), "Service default/myweb-service configured\n");
         assert_eq!(says(&["apply", "-f", APPLIED]), "Service default/myweb-service unchanged\n");
-        fairway_lab::wait::until("the node port to answer", || {
+        wait::until("the node port to answer", || {
             let asked = lab(&["curl", "-n", "3", "w1:30632"]);
             if asked.status.success() { Ok(()) } else { Err(text(&asked.stderr)) }
         })
         .unwrap();
         let answers = says(&["curl", "--from", "apache-pod", "-n", "6", "http://myweb-service:8001/"]);
-        let names: Vec<&str> = answers.lines().filter_map(|line| line.split(' ').next()).collect();
-        assert!(fairway_lab::answer::is_in_turn(&names, 3), "{answers}");
+        let answers: Vec<Answer> = answers.lines().map(|line| line.parse().unwrap()).collect();
+        assert!(is_in_turn(&answers, 3), "{answers:?}");
         assert_eq!(says(&["delete", "-f", APPLIED]), "Service default/myweb-service deleted\n");
 
         says(&["down"]);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use fairway_lab::{
-    answer::{Answer, is_in_turn},
+    answer::{Answer, is_in_turn, names},
     binaries,
     cluster::{self, Asker, Cluster},
     lesson::{self, BACKENDS, SERVICE_URL},
@@ -23,10 +23,6 @@ fn lesson() -> Cluster {
     let cluster = Cluster::start(binaries::built().unwrap(), lesson::objects().unwrap()).unwrap();
     cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS).unwrap();
     cluster
-}
-
-fn names(answers: &[Answer]) -> Vec<&str> {
-    answers.iter().map(|answer| answer.name.as_str()).collect()
 }
 
 /// A client that asks without a pause until it is told to stop.
@@ -63,7 +59,7 @@ fairway_lab::sandbox_tests! {
         cluster.node_mut("w1").unwrap().kill_daemon().unwrap();
 
         let answers = cluster.ask_times(12, "apache-pod", SERVICE_URL).unwrap();
-        assert!(is_in_turn(&names(&answers), 3), "{:?}", names(&answers));
+        assert!(is_in_turn(&answers, 3), "{:?}", names(&answers));
     }
 
     fn a_daemon_that_comes_back_learns_what_it_missed() {
@@ -94,7 +90,7 @@ fairway_lab::sandbox_tests! {
         cluster.await_answer("apache-pod", lesson::STICKY_URL).unwrap();
 
         let answers = load.stop();
-        assert!(is_in_turn(&names(&answers), 3), "{:?}", names(&answers));
+        assert!(is_in_turn(&answers, 3), "{:?}", names(&answers));
     }
 
     fn an_edit_loses_no_connection() {

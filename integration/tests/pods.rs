@@ -123,6 +123,20 @@ fairway_lab::sandbox_tests! {
         }
     }
 
+    fn a_pod_that_cannot_start_says_why_and_leaves_nothing() {
+        let mut cluster = lesson();
+        let host = cluster.node("w2").unwrap().host().clone();
+        let before = traces(&host);
+        let text = "{kind: Pod, apiVersion: v1, metadata: {name: broken}, spec: {nodeName: w2, \
+                    containers: [{name: web, command: [/no/such/program]}]}}";
+
+        let error = cluster.apply(parse("test.yaml", text).unwrap()).unwrap_err();
+
+        assert_eq!(error.to_string(), "pod default/broken: start container web");
+        assert!(cluster.pod("broken").is_none());
+        assert_eq!(traces(&host), before);
+    }
+
     fn a_pod_that_goes_leaves_nothing_on_its_node() {
         let mut cluster = lesson();
         let host = cluster.node("w2").unwrap().host().clone();

@@ -6,7 +6,7 @@ use dataplane::netns::Netns;
 
 use super::{Cluster, Error};
 use crate::{
-    answer::Answer,
+    answer::{self, Answer},
     client::{self, Url},
     harness::report,
     wait::{self, TimedOut},
@@ -64,7 +64,7 @@ impl Cluster {
         wait::until(&format!("{} to answer at {url}", names.join(", ")), || {
             let answers = (0..names.len()).map(|_| self.ask_within(TRY, from, url));
             let answers = answers.collect::<Result<Vec<_>, _>>().map_err(|error| report(&error))?;
-            let mut seen: Vec<&str> = answers.iter().map(|answer| answer.name.as_str()).collect();
+            let mut seen = answer::names(&answers);
             seen.sort_unstable();
             if seen == names { Ok(()) } else { Err(seen.join(", ")) }
         })
