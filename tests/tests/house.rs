@@ -191,3 +191,68 @@ fn everything_we_are_built_from_has_a_licence_that_we_allow() {
     assert!(packages.len() > 50);
     assert_eq!(refused, Vec::<String>::new());
 }
+
+/// The README and all pages.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+#[test]
+fn pages_link_to_what_is_there() {
+    let mut links = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.starts_with("http") {
+                let target = page.parent().unwrap().join(link.split('#').next().unwrap());
+                assert!(target.exists(), "{}: {link}", page.display());
+                links += 1;
+            }
+        }
+    }
+    assert!(links > 5);
+}
+
+#[test]
+fn the_tests_and_files_that_the_architecture_names_are_there() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let code: String = ["dataplane", "cni-plugin", "proxy", "integration", "tests"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let mut named = 0;
+    for word in quoted {
+        let is_test = word.len() > 20 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        if is_test {
+            assert!(code.contains(&format!("fn {word}(")), "no test {word}");
+            named += 1;
+        } else if word.contains('/') && Path::new(word).extension().is_some_and(|extension| extension == "rs")
+        {
+            assert!(root().join(word).exists(), "no file {word}");
+        }
+    }
+    assert!(named >= 10, "{named}");
+}
+
+#[test]
+fn the_daemon_s_flags_are_explained() {
+    let text = fs::read_to_string(root().join("docs/operating.md")).unwrap();
+    let command = <proxy::config::Config as clap::CommandFactory>::command();
+    for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+        assert!(text.contains(&format!("`--{flag}")) || text.contains(&format!(", `--{flag}")), "--{flag}");
+    }
+}
