@@ -14,6 +14,7 @@ mod tests;
 /// Programs nftables for Kubernetes services, and routes pods between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "fairway-proxy", version)]
+#[expect(clippy::struct_excessive_bools, reason = "switches on a command line are independent of each other")]
 pub struct Config {
     /// Reads services, endpoint slices and nodes from the YAML and JSON files in this directory, and watches it
     #[arg(long, value_name = "DIR")]
@@ -35,6 +36,11 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub masquerade_all: bool,
+
+    /// Counts new connections for each address and each backend of a service
+    #[arg(long, value_name = "BOOL", default_value = "true", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub counters: bool,
 
     /// Writes the CNI configuration that makes the container runtime use Fairway
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]

@@ -131,7 +131,11 @@ fn families() -> Vec<Family> {
 }
 
 fn settings(config: &Config) -> Settings {
-    Settings { cluster_cidrs: config.cluster_cidr.clone(), masquerade_all: config.masquerade_all }
+    Settings {
+        cluster_cidrs: config.cluster_cidr.clone(),
+        masquerade_all: config.masquerade_all,
+        counters: config.counters,
+    }
 }
 
 fn files(config: &Config) -> Files {

@@ -18,7 +18,8 @@
 //! again. Pure: no I/O, no clock, no logs, nothing that can fail.
 
 mod affinity;
-mod claims;
+mod inheritance;
+mod journal;
 mod layout;
 mod masquerade;
 mod node_ports;
@@ -26,35 +27,49 @@ mod rejection;
 mod rotation;
 pub mod routes;
 mod services;
-mod table;
+mod vips;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use dataplane::nft::{Key, Table, Transaction};
+use dataplane::nft::{Chain, ChainName, Element, Held, Key, Table, Transaction, diff};
 use ipnetwork::IpNetwork;
 
-pub use self::claims::Shadowed;
+pub use self::vips::Shadowed;
 use self::{
-    affinity::Sticky,
-    claims::Claims,
+    affinity::{Identities, Sticky},
+    inheritance::Inheritance,
+    journal::Journal,
     masquerade::Hairpins,
-    rotation::{Rotations, Turns},
-    table::Journal,
+    rotation::{Ending, Rotations, Turns},
+    vips::Vips,
 };
-use crate::service_port::{Endpoint, Family, ServicePort, ServicePortName};
+use crate::service_port::{Family, ServicePort, ServicePortName};
 
 /// What the plan is told once.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The networks of pods. Where a family has one, traffic from outside of it to cluster IPs is masqueraded.
     pub cluster_cidrs: Vec<IpNetwork>,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
+    /// Count new connections for each address and each backend.
+    pub counters: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cluster_cidrs: Vec::new(), masquerade_all: false, counters: true }
+    }
 }
 
 /// Plans the families that it was made for.
 #[derive(Debug)]
 pub struct Planner {
+    settings: Settings,
     families: BTreeMap<Family, FamilyPlanner>,
 }
 
@@ -62,7 +77,25 @@ impl Planner {
     /// Starts with no services. Service ports of other families are not planned.
     pub fn new(families: &[Family], settings: &Settings) -> Self {
         let families = families.iter().map(|family| (*family, FamilyPlanner::new(*family, settings)));
-        Self { families: families.collect() }
+        Self { settings: settings.clone(), families: families.collect() }
+    }
+
+    /// Goes on from a table that an earlier run left: service ports planned from now on keep what they lead to there, until
+    /// [`Planner::disclaim`]. Returns what must change before, or nothing if that table is of no use and must be replaced.
+    /// Only for a planner that has planned nothing yet.
+    pub fn adopt(&mut self, held: Held) -> Option<Transaction> {
+        let family = held.family;
+        let planner = self.families.get_mut(&family)?;
+        let changes = planner.adopt(held);
+        if changes.is_none() {
+            *planner = FamilyPlanner::new(family, &self.settings);
+        }
+        changes
+    }
+
+    /// Plans the removal of whatever was adopted and belongs to no service port: everything has been planned once.
+    pub fn disclaim(&mut self) {
+        self.families.values_mut().for_each(FamilyPlanner::disclaim);
     }
 
     /// Plans one service port anew; `None` removes it. Costs what the service port costs, whatever else there is.
@@ -88,6 +121,18 @@ impl Planner {
         self.families.values().all(|planner| planner.leaving.is_empty() && planner.left.is_empty())
     }
 
+    /// Makes classes in advance where few are spare. It is the costly part of a change, so do it when nothing else is to be
+    /// done. Says whether there was anything to make.
+    pub fn replenish(&mut self) -> bool {
+        let planners = self.families.values_mut();
+        planners.fold(false, |any, planner| planner.rotations.replenish(&mut planner.journal) | any)
+    }
+
+    /// How many elements [`Planner::take`] would touch.
+    pub fn pending(&self) -> usize {
+        self.families.values().map(|planner| planner.journal.len()).sum()
+    }
+
     /// Takes out the changes since the last call.
     pub fn take(&mut self) -> Transaction {
         let mut transaction = Transaction::default();
@@ -97,9 +142,14 @@ impl Planner {
         transaction
     }
 
-    /// The tables as they are planned.
-    pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.families.values().map(|planner| planner.journal.table())
+    /// The tables as they are planned: the chains and maps that are always there, without what hangs on services.
+    pub fn skeletons(&self) -> impl Iterator<Item = &Table> {
+        self.families.values().map(|planner| &planner.skeleton)
+    }
+
+    /// The whole tables as they are planned. Costs what all services cost.
+    pub fn tables(&self) -> impl Iterator<Item = Table> {
+        self.families.values().map(FamilyPlanner::table)
     }
 
     /// How many service ports are planned, those of both families counted twice.
@@ -111,12 +161,14 @@ impl Planner {
 /// Plans one family.
 #[derive(Debug)]
 struct FamilyPlanner {
+    skeleton: Table,
     journal: Journal,
     planned: BTreeMap<Arc<ServicePortName>, Planned>,
-    claims: Claims,
+    vips: Vips,
     rotations: Rotations,
-    sticky: affinity::Identities,
+    identities: Identities,
     hairpins: Hairpins,
+    inheritance: Inheritance,
     /// What nothing leads to since the last retirement, and what nothing led to already then.
     leaving: Vec<Retired>,
     left: Vec<Retired>,
@@ -125,7 +177,9 @@ struct FamilyPlanner {
 /// A service port as it is planned.
 #[derive(Debug)]
 struct Planned {
-    addresses: Vec<Key>,
+    addresses: Box<[Key]>,
+    /// The addresses of its endpoints on this node.
+    local: Box<[IpAddr]>,
     target: Target,
 }
 
@@ -135,7 +189,7 @@ enum Target {
     /// To nobody.
     Rejection,
     /// To each endpoint in turn.
-    InTurn(Turns<Endpoint>),
+    InTurn(Turns<SocketAddr>),
     /// To each client's own endpoint.
     Sticky(Sticky),
 }
@@ -143,8 +197,10 @@ enum Target {
 /// What is removed once nothing leads to it.
 #[derive(Debug)]
 enum Retired {
-    Turns(Turns<Endpoint>),
+    Turns(Turns<SocketAddr>),
     Sticky(affinity::Retired),
+    /// What an earlier run left and nobody claimed.
+    Unclaimed(Inheritance),
 }
 
 impl Target {
@@ -156,25 +212,19 @@ impl Target {
             Self::Sticky(sticky) => sticky.identity(),
         }
     }
-
-    fn endpoints(&self) -> Vec<Endpoint> {
-        match self {
-            Self::Rejection => Vec::new(),
-            Self::InTurn(turns) => turns.members().to_vec(),
-            Self::Sticky(sticky) => sticky.endpoints().collect(),
-        }
-    }
 }
 
 impl FamilyPlanner {
     fn new(family: Family, settings: &Settings) -> Self {
         Self {
-            journal: Journal::new(layout::skeleton(family, settings)),
+            skeleton: layout::skeleton(family, settings),
+            journal: Journal::new(family, layout::maps(settings)),
             planned: BTreeMap::new(),
-            claims: Claims::default(),
+            vips: Vips::default(),
             rotations: Rotations::default(),
-            sticky: affinity::Identities::default(),
+            identities: Identities::default(),
             hairpins: Hairpins::default(),
+            inheritance: Inheritance::default(),
             leaving: Vec::new(),
             left: Vec::new(),
         }
@@ -185,70 +235,69 @@ impl FamilyPlanner {
             Some((name, old)) => (name, Some(old)),
             None => (Arc::new(name.clone()), None),
         };
-        let (old_addresses, old_target) =
-            old.map_or((Vec::new(), None), |old| (old.addresses, Some(old.target)));
-        let old_endpoints = old_target.as_ref().map(Target::endpoints).unwrap_or_default();
-
         let addresses = port.map(|port| addresses(&name, port)).unwrap_or_default();
+        let (old_addresses, old_local, old_target) = match old {
+            Some(Planned { addresses, local, target }) => (addresses, local, Some(target)),
+            None => (Box::default(), Box::default(), self.inherit(&name, &addresses)),
+        };
+
         let target = if let Some(port) = port {
             Some(self.lead(old_target, port))
         } else {
             self.abandon(old_target);
             None
         };
-        let endpoints = target.as_ref().map(Target::endpoints).unwrap_or_default();
-        self.hairpins.replace(&mut self.journal, &old_endpoints, &endpoints);
+        let endpoints = port.map(|port| port.endpoints.as_slice()).unwrap_or_default();
+        let local: Box<[_]> =
+            endpoints.iter().filter(|endpoint| endpoint.is_local).map(|e| e.address.ip()).collect();
+        self.hairpins.replace(&mut self.journal, &mut self.inheritance, &old_local, &local);
 
         for key in old_addresses.iter().filter(|key| !addresses.contains(key)) {
-            if let Some(next) = self.claims.release(*key, &name) {
-                let number = self.planned.get(next.as_ref()).map(|planned| planned.target.number());
-                services::point(&mut self.journal, *key, &next, number);
-            } else if !self.claims.is_held(*key) {
-                services::unpoint(&mut self.journal, *key);
-            }
+            let number_of = |heir: &ServicePortName| Some(self.planned.get(heir)?.target.number());
+            self.vips.release(&mut self.journal, *key, &name, number_of);
         }
         let mut shadowed = Vec::new();
         if let Some(target) = target {
+            let number = target.number();
             for key in &addresses {
-                let conflict = self.claims.claim(*key, &name);
-                if conflict.as_ref().is_none_or(|conflict| conflict.held_by == *name) {
-                    services::point(&mut self.journal, *key, &name, Some(target.number()));
-                }
-                shadowed.extend(conflict);
+                let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
+                shadowed.extend(self.vips.claim(journal, inheritance, *key, &name, number));
             }
-            self.planned.insert(name, Planned { addresses, target });
+            self.planned.insert(name, Planned { addresses: addresses.into(), local, target });
         }
         shadowed
     }
 
     /// Leads a service port to its endpoints, from wherever it led before.
     fn lead(&mut self, old: Option<Target>, port: &ServicePort) -> Target {
+        let mut endpoints: Vec<_> = port.endpoints.iter().map(|endpoint| endpoint.address).collect();
+        endpoints.sort_unstable();
         match (old, port.affinity_seconds) {
-            (old, _) if port.endpoints.is_empty() => {
+            (old, _) if endpoints.is_empty() => {
                 self.abandon(old);
                 Target::Rejection
             }
             (Some(Target::InTurn(turns)), None) => {
-                let (turns, gone) = self.rotations.change(&mut self.journal, turns, &port.endpoints);
+                let (turns, gone) = self.rotations.change(&mut self.journal, turns, endpoints);
                 self.leaving.extend(gone.map(Retired::Turns));
                 Target::InTurn(turns)
             }
             (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
-                let (sticky, gone) =
-                    self.sticky.change(&mut self.journal, &mut self.rotations, sticky, &port.endpoints);
-                self.leaving.push(Retired::Sticky(gone));
+                let (journal, rotations) = (&mut self.journal, &mut self.rotations);
+                let (sticky, gone) = affinity::change(journal, rotations, sticky, &endpoints);
+                if !gone.is_empty() {
+                    self.leaving.push(Retired::Sticky(gone));
+                }
                 Target::Sticky(sticky)
             }
             (old, affinity) => {
                 self.abandon(old);
+                let (journal, rotations) = (&mut self.journal, &mut self.rotations);
                 match affinity {
-                    None => Target::InTurn(self.rotations.start(&mut self.journal, &port.endpoints)),
-                    Some(seconds) => Target::Sticky(self.sticky.start(
-                        &mut self.journal,
-                        &mut self.rotations,
-                        seconds,
-                        &port.endpoints,
-                    )),
+                    None => Target::InTurn(rotations.start(journal, Ending::Pick, endpoints)),
+                    Some(seconds) => {
+                        Target::Sticky(self.identities.start(journal, rotations, seconds, &endpoints))
+                    }
                 }
             }
         }
@@ -268,8 +317,89 @@ impl FamilyPlanner {
         for retired in std::mem::replace(&mut self.left, leaving) {
             match retired {
                 Retired::Turns(turns) => self.rotations.remove(&mut self.journal, turns),
-                Retired::Sticky(gone) => self.sticky.remove(&mut self.journal, &mut self.rotations, gone),
+                Retired::Sticky(gone) => self.identities.remove(&mut self.journal, &mut self.rotations, gone),
+                Retired::Unclaimed(inheritance) => {
+                    for (map, key, _) in inheritance.elements() {
+                        self.journal.remove(map, key);
+                    }
+                    self.rotations.free_unclaimed(&inheritance);
+                    self.identities.free_unclaimed();
+                }
             }
+        }
+    }
+
+    /// Takes stock of a table: its chains of classes and blocks of identities are ours to use, its elements to claim.
+    fn adopt(&mut self, mut held: Held) -> Option<Transaction> {
+        self.inheritance = Inheritance::take(&mut held);
+        self.rotations.adopt(held.chains.keys(), &self.inheritance);
+        self.identities.adopt(&held, &self.inheritance);
+        // What hangs on services is claimed or disclaimed later; all else must be as it should be now.
+        let fixed = self.fixed();
+        held.is_convertible(&fixed).then(|| diff(Some(&held), &fixed))
+    }
+
+    /// Goes on with what an earlier run led a service port to.
+    fn inherit(&mut self, name: &ServicePortName, addresses: &[Key]) -> Option<Target> {
+        let number = self.inheritance.number(addresses, &vips::comment(name))?;
+        if number == layout::REJECTION {
+            return Some(Target::Rejection);
+        }
+        let turns = self.rotations.inherit(&mut self.inheritance.slots, Ending::Pick, number);
+        turns.map(Target::InTurn).or_else(|| {
+            let sticky = self.identities.inherit(&mut self.inheritance, &mut self.rotations, number);
+            sticky.map(Target::Sticky)
+        })
+    }
+
+    fn disclaim(&mut self) {
+        let mut inheritance = std::mem::take(&mut self.inheritance);
+        inheritance.disclaim(&mut self.journal);
+        if inheritance.elements().next().is_some() {
+            self.leaving.push(Retired::Unclaimed(inheritance));
+        }
+    }
+
+    /// The table without what hangs on services: all chains, and the maps that lead to them.
+    fn fixed(&self) -> Table {
+        let mut table = self.skeleton.clone();
+        let mut add_chain = |(name, chain): (ChainName, Chain)| drop(table.chains.insert(name, chain));
+        self.identities.chains().for_each(&mut add_chain);
+        let mut leading = Vec::new();
+        for (name, chain, (key, element)) in self.rotations.chains() {
+            add_chain((name, chain));
+            leading.push((layout::CLASSES, key, element));
+        }
+        fill(&mut table, leading.into_iter().chain(self.identities.elements()));
+        table
+    }
+
+    fn table(&self) -> Table {
+        let mut table = self.fixed();
+        for planned in self.planned.values() {
+            match &planned.target {
+                Target::Rejection => {}
+                Target::InTurn(turns) => fill(&mut table, turns.elements()),
+                Target::Sticky(sticky) => fill(&mut table, sticky.elements()),
+            }
+        }
+        for retired in self.leaving.iter().chain(&self.left) {
+            match retired {
+                Retired::Turns(turns) => fill(&mut table, turns.elements()),
+                Retired::Sticky(gone) => fill(&mut table, gone.elements()),
+                Retired::Unclaimed(inheritance) => fill(&mut table, inheritance.elements()),
+            }
+        }
+        fill(&mut table, self.vips.elements());
+        fill(&mut table, self.hairpins.elements());
+        table
+    }
+}
+
+fn fill(table: &mut Table, elements: impl Iterator<Item = (&'static str, Key, Element)>) {
+    for (map, key, element) in elements {
+        if let Some(map) = table.maps.get_mut(map) {
+            map.elements.insert(key, element);
         }
     }
 }
@@ -279,11 +409,6 @@ fn addresses(name: &ServicePortName, port: &ServicePort) -> Vec<Key> {
     let mut addresses = vec![services::cluster_ip_key(name, port)];
     addresses.extend(node_ports::node_port_key(name, port));
     addresses
-}
-
-/// Whether a network is of the family.
-fn is_of(family: Family, network: &IpNetwork) -> bool {
-    Family::of(network.ip()) == family
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub trait Services {
     /// Why it could not.
     type Error: Error + 'static;
 
+    /// Gets ready to be told everything for the first time; later it does nothing.
+    fn begin(&mut self) -> Result<(), Self::Error>;
+
     /// Says how a service port is to be served from the next commit on; `None`: not at all.
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>);
 
@@ -124,6 +127,10 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             outcome = Outcome::Failed; // but what can be reached is served
         }
 
+        if let Err(error) = self.services.begin() {
+            self.complain(&error);
+            return Outcome::Failed;
+        }
         for (name, family) in mem::take(&mut self.touched.service_ports) {
             self.services.set(&name, family, self.state.service_port(&name, family));
         }

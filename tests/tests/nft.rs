@@ -378,7 +378,7 @@ fairway_lab::sandbox_tests! {
         let mut both = Both::new();
         let mut planner = Planner::new(&Family::ALL, &Settings::default());
         for table in planner.tables() {
-            both.run(&diff(None, table));
+            both.run(&diff(None, &table));
         }
         // Every change from any of these to any other: number of endpoints, affinity, node port, and gone.
         let shapes = [Some((0, None)), Some((1, None)), Some((3, None)), Some((1, Some(60))), Some((3, Some(60))), None];
@@ -394,7 +394,7 @@ fairway_lab::sandbox_tests! {
         }
         assert_eq!(both.run(&planner.take()), 0);
         for table in planner.tables() {
-            assert_eq!(both.kernel.held(table.family).unwrap(), Some(Held::from(table)));
+            assert_eq!(both.kernel.held(table.family).unwrap(), Some(Held::from(&table)));
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
 pub fn diff(held: Option<&Held>, table: &Table) -> Transaction {
     let mut transaction = Transaction::default();
     match held {
-        Some(held) if keeps_kinds(held, table) => change(&mut transaction, held, table),
+        Some(held) if held.is_convertible(table) => change(&mut transaction, held, table),
         Some(_) => transaction.replace(table),
         None => {
             transaction.push(table.family, Change::AddTable);
@@ -22,18 +22,6 @@ pub fn diff(held: Option<&Held>, table: &Table) -> Transaction {
         }
     }
     transaction
-}
-
-/// Says whether every map and chain that stays is of the kind that it should be.
-fn keeps_kinds(held: &Held, table: &Table) -> bool {
-    let maps = table.maps.iter().all(|(name, map)| {
-        !held.foreign_maps.contains(name) && held.maps.get(name).is_none_or(|held| held.kind == map.kind)
-    });
-    let chains = table
-        .chains
-        .iter()
-        .all(|(name, chain)| held.chains.get(name).is_none_or(|held| held.hook == chain.hook));
-    maps && chains
 }
 
 fn change(transaction: &mut Transaction, held: &Held, table: &Table) {

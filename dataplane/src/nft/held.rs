@@ -53,6 +53,17 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Says whether every map and chain that `table` wants too is of the kind that it should be: a kind cannot be changed.
+    pub fn is_convertible(&self, table: &Table) -> bool {
+        let maps = table.maps.iter().all(|(name, map)| {
+            !self.foreign_maps.contains(name) && self.maps.get(name).is_none_or(|held| held.kind == map.kind)
+        });
+        let mut chains = table.chains.iter();
+        maps && chains.all(|(name, chain)| self.chains.get(name).is_none_or(|held| held.hook == chain.hook))
+    }
+}
+
 impl From<&Table> for Held {
     fn from(table: &Table) -> Self {
         let chains = table.chains.iter().map(|(name, chain)| {

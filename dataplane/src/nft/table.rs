@@ -242,18 +242,33 @@ impl Map {
 pub struct Element {
     /// The data.
     pub data: Data,
-    /// A word for people, shown by `nft list`: at most [`Element::LONGEST_COMMENT`].
+    /// A word for people, shown by `nft list`.
     pub comment: Option<Box<str>>,
 }
 
 impl Element {
-    /// The longest comment, in bytes; longer ones are cut.
-    pub const LONGEST_COMMENT: usize = 126;
+    /// The longest comment, in bytes: what the kernel and every nft surely take.
+    const LONGEST_COMMENT: usize = 126;
+
+    /// An element without a comment.
+    pub fn new(data: Data) -> Self {
+        Self { data, comment: None }
+    }
+
+    /// The same with a comment, which is cut where it is too long.
+    #[must_use]
+    pub fn with_comment(self, comment: &str) -> Self {
+        let mut end = comment.len().min(Self::LONGEST_COMMENT);
+        while !comment.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { comment: comment.get(..end).map(Into::into), ..self }
+    }
 }
 
 impl From<Data> for Element {
     fn from(data: Data) -> Self {
-        Self { data, comment: None }
+        Self::new(data)
     }
 }
 

@@ -4,35 +4,39 @@
 //!  dispatch ─▶ affinity-10800 ─ client known ─▶ recall-10800 ─ endpoint still there ─▶ DNAT, remembered for longer
 //!                    │                             │ gone
 //!                    ▼                             ▼
-//!               choose-10800 ─▶ sticky-rr-… ─▶ turn-10800 ─▶ remember-10800 ─▶ pick
-//!                    └───────────── one endpoint ────────────────▲
+//!               choose-10800 ─▶ sticky-… ─▶ turn-10800 ─▶ remember-10800 ─▶ pick
+//!                    └────────── one endpoint ────────────────▲
 //! ```
 //!
 //! A sticky service has an *identity*, and its endpoints have ids that begin with it. Clients are remembered by
 //! address and identity with an endpoint id. Ids stay when other endpoints come and go, so no client moves that need not.
 //! Timeouts stand in rules; services with the same timeout share them, and identities of one timeout lie in blocks of 256.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use dataplane::nft::{
-    Affinity, Chain, Data, DataType, Element, Key, KeyType, SetType, Source, Statement, Verdict,
+    Affinity, Chain, ChainName, Data, DataType, Element, Held, Key, KeyType, SetType, Source, Statement,
+    Verdict,
 };
 
 use super::{
+    inheritance::Inheritance,
+    journal::Journal,
     layout::{PICK, SLOTS, by_class, goto, kind, rule},
     rotation::{Ending, Member, Rotations, Turns},
-    table::Journal,
 };
-use crate::service_port::Endpoint;
 
 /// Client . identity -> endpoint id; written by rules.
-const CLIENTS: &str = "clients";
+pub(super) const CLIENTS: &str = "clients";
 /// First of 256 identities -> the chain of their timeout.
 const STICKIES: &str = "stickies";
 /// Identity -> class, or id of the only endpoint.
-const CHOICES: &str = "choices";
+pub(super) const CHOICES: &str = "choices";
 /// Turn -> endpoint id.
-const TURNS: &str = "turns";
+pub(super) const TURNS: &str = "turns";
 
 /// The maps of affinity.
 pub(super) const MAPS: [(&str, SetType); 4] = [
@@ -53,10 +57,12 @@ const IDENTITY: u32 = 0xffff_f000;
 const IDS: u32 = !IDENTITY + 1;
 /// How many identities share a timeout's block.
 const IDENTITIES_PER_BLOCK: u32 = 256;
+/// How many numbers a block has.
+const BLOCK: u32 = IDENTITIES_PER_BLOCK * IDS;
 
 /// The block's part of the priority that `stickies` is asked for.
 pub(super) fn by_block() -> Source {
-    Source::ByPriority { mask: !(IDENTITIES_PER_BLOCK * IDS - 1), map: STICKIES.into() }
+    Source::ByPriority { mask: !(BLOCK - 1), map: STICKIES.into() }
 }
 
 /// The chain that a sticky service's rotation leads to.
@@ -64,9 +70,25 @@ pub(super) fn turn_chain(seconds: u32) -> String {
     format!("turn-{seconds}")
 }
 
+fn affinity_chain(seconds: u32) -> String {
+    format!("affinity-{seconds}")
+}
+
 /// An endpoint id, which takes turns in place of the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EndpointId(u32);
+
+impl From<u32> for EndpointId {
+    fn from(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl From<EndpointId> for u32 {
+    fn from(id: EndpointId) -> Self {
+        id.0
+    }
+}
 
 impl Member for EndpointId {
     const MAP: &'static str = TURNS;
@@ -83,9 +105,11 @@ pub(super) struct Sticky {
     identity: u32,
     /// The id that was given out last.
     last: u32,
-    ids: BTreeMap<Endpoint, EndpointId>,
+    ids: BTreeMap<SocketAddr, EndpointId>,
     /// Only with several endpoints are there turns.
     turns: Option<Turns<EndpointId>>,
+    /// What its identity leads to, once it does.
+    choice: Option<u32>,
 }
 
 impl Sticky {
@@ -97,8 +121,12 @@ impl Sticky {
         self.seconds
     }
 
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        self.ids.keys().copied()
+    /// Everything of it, as the maps hold it.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
+        let choice =
+            self.choice.map(|choice| (CHOICES, Key::Number(self.identity), Data::Number(choice).into()));
+        let turns = self.turns.iter().flat_map(Turns::elements);
+        choice.into_iter().chain(turns).chain(id_elements(&self.ids))
     }
 
     /// The next id that no endpoint has; after the last comes the first, when the clients of old are long forgotten.
@@ -113,29 +141,45 @@ impl Sticky {
     }
 }
 
+fn id_elements(ids: &BTreeMap<SocketAddr, EndpointId>) -> impl Iterator<Item = (&'static str, Key, Element)> {
+    ids.iter().map(|(endpoint, id)| (SLOTS, Key::Number(id.0), Data::Endpoint(*endpoint).into()))
+}
+
 /// What is left of a sticky service port, or of a change to it.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
-    identity: Option<(u32, u32)>,
-    ids: Vec<EndpointId>,
+    whole: Option<Sticky>,
+    ids: BTreeMap<SocketAddr, EndpointId>,
     turns: Option<Turns<EndpointId>>,
 }
 
 impl From<Sticky> for Retired {
     fn from(sticky: Sticky) -> Self {
-        Self {
-            identity: Some((sticky.seconds, sticky.identity)),
-            ids: sticky.ids.into_values().collect(),
-            turns: sticky.turns,
-        }
+        Self { whole: Some(sticky), ..Self::default() }
+    }
+}
+
+impl Retired {
+    /// Says whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.ids.is_empty() && self.turns.is_none()
+    }
+
+    /// Everything of it, as the maps still hold it.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
+        let turns = self.turns.iter().flat_map(Turns::elements);
+        self.whole.iter().flat_map(Sticky::elements).chain(turns).chain(id_elements(&self.ids))
     }
 }
 
 /// All identities of one table.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
-    blocks: u32,
+    /// The timeout of each block, by the block's first identity.
+    blocks: BTreeMap<u32, u32>,
     spare: BTreeMap<u32, Vec<u32>>,
+    /// Identities that an earlier run has used, with their timeout.
+    unclaimed: BTreeMap<u32, u32>,
 }
 
 impl Identities {
@@ -145,106 +189,185 @@ impl Identities {
         journal: &mut Journal,
         rotations: &mut Rotations,
         seconds: u32,
-        endpoints: &[Endpoint],
+        endpoints: &[SocketAddr],
     ) -> Sticky {
         let identity = self.take_identity(journal, seconds);
-        let sticky = Sticky { seconds, identity, last: 0, ids: BTreeMap::new(), turns: None };
-        self.change(journal, rotations, sticky, endpoints).0
+        let (ids, turns, choice) = (BTreeMap::new(), None, None);
+        let sticky = Sticky { seconds, identity, last: 0, ids, turns, choice };
+        change(journal, rotations, sticky, endpoints).0
     }
 
-    /// Exchanges endpoints; those that stay keep their id, and with it their clients.
-    #[expect(clippy::unused_self, reason = "the counterpart of start and remove")]
-    pub(super) fn change(
+    /// Goes on with what an earlier run led to under that identity, if all of it is there.
+    pub(super) fn inherit(
         &mut self,
-        journal: &mut Journal,
+        inheritance: &mut Inheritance,
         rotations: &mut Rotations,
-        mut sticky: Sticky,
-        endpoints: &[Endpoint],
-    ) -> (Sticky, Retired) {
-        let mut retired = Retired::default();
-        let stays = |endpoint: &Endpoint| endpoints.contains(endpoint);
-        retired.ids = sticky.ids.extract_if(.., |endpoint, _| !stays(endpoint)).map(|(_, id)| id).collect();
-        for endpoint in endpoints.iter().take(id_limit()) {
-            if !sticky.ids.contains_key(endpoint) {
-                let id = sticky.next_id();
-                sticky.ids.insert(*endpoint, id);
-                journal.set(SLOTS, Key::Number(id.0), Some(Data::Endpoint(endpoint.address).into()));
-            }
-        }
-        let ids: Vec<_> = sticky.ids.values().copied().collect();
-        let turns = sticky.turns.take();
-        (sticky.turns, retired.turns) = match (turns, ids.as_slice()) {
-            (turns, [_]) => (None, turns),
-            (Some(turns), ids) => {
-                let (turns, gone) = rotations.change(journal, turns, ids);
-                (Some(turns), gone)
-            }
-            (None, _) => {
-                (Some(rotations.start_with(journal, Ending::Turn(sticky.seconds), ids.clone())), None)
-            }
+        identity: u32,
+    ) -> Option<Sticky> {
+        let seconds = *self.unclaimed.get(&identity)?;
+        let choice = *inheritance.choices.get(&identity)?;
+        let ids: BTreeMap<_, _> = inheritance
+            .slots
+            .range(identity..identity.saturating_add(IDS))
+            .map(|(id, endpoint)| (*endpoint, EndpointId(*id)))
+            .collect();
+        let turns = if choice & STICKY == STICKY {
+            None
+        } else {
+            Some(rotations.inherit(&mut inheritance.turns, Ending::Turn(seconds), choice)?)
         };
-        let only = ids.first().map_or(0, |id| id.0);
-        let choice = sticky.turns.as_ref().map_or(only, Turns::number);
-        journal.set(CHOICES, Key::Number(sticky.identity), Some(Data::Number(choice).into()));
-        (sticky, retired)
+        self.unclaimed.remove(&identity);
+        inheritance.choices.remove(&identity);
+        for id in ids.values() {
+            inheritance.slots.remove(&id.0);
+        }
+        let last = ids.values().map(|id| id.0 & !IDENTITY).max().unwrap_or(0);
+        Some(Sticky { seconds, identity, last, ids, turns, choice: Some(choice) })
     }
 
     /// Removes what nothing leads to, and frees its numbers.
     pub(super) fn remove(&mut self, journal: &mut Journal, rotations: &mut Rotations, gone: Retired) {
-        for id in gone.ids {
-            journal.set(SLOTS, Key::Number(id.0), None);
+        let (mut ids, mut turns) = (gone.ids, gone.turns.into_iter().collect::<Vec<_>>());
+        if let Some(sticky) = gone.whole {
+            ids.extend(sticky.ids);
+            turns.extend(sticky.turns);
+            journal.remove(CHOICES, Key::Number(sticky.identity));
+            self.spare.entry(sticky.seconds).or_default().push(sticky.identity);
         }
-        if let Some(turns) = gone.turns {
+        for id in ids.into_values() {
+            journal.remove(SLOTS, Key::Number(id.0));
+        }
+        for turns in turns {
             rotations.remove(journal, turns);
         }
-        if let Some((seconds, identity)) = gone.identity {
-            journal.set(CHOICES, Key::Number(identity), None);
+    }
+
+    /// Takes stock of the blocks of identities that an earlier run made, and of those that it used.
+    pub(super) fn adopt(&mut self, held: &Held, inheritance: &Inheritance) {
+        let elements = held.maps.get(STICKIES).into_iter().flat_map(|map| &map.elements);
+        for (key, element) in elements {
+            if let (Key::Number(block), Data::Verdict(Verdict::Goto(chain))) = (key, &element.data)
+                && let Some(seconds) = chain.strip_prefix("affinity-").and_then(|word| word.parse().ok())
+            {
+                self.keep(*block, seconds);
+            }
+        }
+        let used: BTreeSet<_> =
+            inheritance.choices.keys().chain(inheritance.slots.keys()).map(|n| n & IDENTITY).collect();
+        for (seconds, spare) in &mut self.spare {
+            let (unclaimed, rest) = spare.iter().partition(|identity| used.contains(identity));
+            *spare = rest;
+            let unclaimed: Vec<u32> = unclaimed;
+            self.unclaimed.extend(unclaimed.into_iter().map(|identity| (identity, *seconds)));
+        }
+    }
+
+    /// Frees the identities that an earlier run used and nobody claimed.
+    pub(super) fn free_unclaimed(&mut self) {
+        for (identity, seconds) in std::mem::take(&mut self.unclaimed) {
             self.spare.entry(seconds).or_default().push(identity);
         }
     }
 
-    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> u32 {
-        if let Some(identity) = self.spare.get_mut(&seconds).and_then(Vec::pop) {
-            return identity;
-        }
-        let chain = format!("affinity-{seconds}");
-        if !journal.has_chain(&chain) {
-            add_chains(journal, seconds);
-        }
-        let block = STICKY | (self.blocks * IDENTITIES_PER_BLOCK * IDS);
-        self.blocks += 1;
-        journal.set(STICKIES, Key::Number(block), Some(Data::Verdict(Verdict::Goto(chain.into())).into()));
-        let identities = (1..IDENTITIES_PER_BLOCK).rev().map(|place| block | (place * IDS));
-        self.spare.entry(seconds).or_default().extend(identities);
-        block
+    /// Every chain of every timeout.
+    pub(super) fn chains(&self) -> impl Iterator<Item = (ChainName, Chain)> {
+        let timeouts: BTreeSet<u32> = self.blocks.values().copied().collect();
+        timeouts.into_iter().flat_map(chains)
     }
+
+    /// The element that leads to each block's chain.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
+        self.blocks.iter().map(|(block, seconds)| (STICKIES, Key::Number(*block), block_element(*seconds)))
+    }
+
+    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> u32 {
+        loop {
+            if let Some(identity) = self.spare.get_mut(&seconds).and_then(Vec::pop) {
+                return identity;
+            }
+            if self.blocks.values().all(|known| *known != seconds) {
+                for (name, chain) in chains(seconds) {
+                    journal.add_chain(name, chain);
+                }
+            }
+            let block = self.blocks.last_key_value().map_or(STICKY, |(last, _)| last.wrapping_add(BLOCK));
+            journal.put(STICKIES, Key::Number(block), false, block_element(seconds));
+            self.keep(block, seconds);
+        }
+    }
+
+    fn keep(&mut self, block: u32, seconds: u32) {
+        self.blocks.insert(block, seconds);
+        let identities = (0..IDENTITIES_PER_BLOCK).rev().map(|place| block | (place * IDS));
+        self.spare.entry(seconds).or_default().extend(identities);
+    }
+}
+
+fn block_element(seconds: u32) -> Element {
+    Data::Verdict(Verdict::Goto(affinity_chain(seconds).into())).into()
+}
+
+/// Exchanges endpoints; those that stay keep their id, and with it their clients.
+pub(super) fn change(
+    journal: &mut Journal,
+    rotations: &mut Rotations,
+    mut sticky: Sticky,
+    endpoints: &[SocketAddr],
+) -> (Sticky, Retired) {
+    let mut retired = Retired::default();
+    let known = std::mem::take(&mut sticky.ids);
+    (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| endpoints.contains(known));
+    for endpoint in endpoints.iter().take(id_limit()) {
+        if !sticky.ids.contains_key(endpoint) {
+            let id = sticky.next_id();
+            sticky.ids.insert(*endpoint, id);
+            journal.put(SLOTS, Key::Number(id.0), false, Data::Endpoint(*endpoint).into());
+        }
+    }
+    let mut ids: Vec<_> = sticky.ids.values().copied().collect();
+    ids.sort_unstable();
+    let only = ids.first().map_or(0, |id| id.0);
+    (sticky.turns, retired.turns) = match (sticky.turns.take(), ids.len()) {
+        (turns, 1) => (None, turns),
+        (Some(turns), _) => {
+            let (turns, gone) = rotations.change(journal, turns, ids);
+            (Some(turns), gone)
+        }
+        (None, _) => (Some(rotations.start(journal, Ending::Turn(sticky.seconds), ids)), None),
+    };
+    let choice = sticky.turns.as_ref().map_or(only, Turns::number);
+    if sticky.choice != Some(choice) {
+        let key = Key::Number(sticky.identity);
+        journal.put(CHOICES, key, sticky.choice.is_some(), Data::Number(choice).into());
+        sticky.choice = Some(choice);
+    }
+    (sticky, retired)
 }
 
 fn id_limit() -> usize {
     usize::try_from(IDS - 1).unwrap_or(usize::MAX)
 }
 
-/// Adds the chains of a timeout.
-fn add_chains(journal: &mut Journal, seconds: u32) {
-    let [affinity, recall, choose, remember] =
-        ["affinity", "recall", "choose", "remember"].map(|word| format!("{word}-{seconds}"));
+/// The chains of a timeout.
+fn chains(seconds: u32) -> [(ChainName, Chain); 5] {
+    let [recall, choose, remember] = ["recall", "choose", "remember"].map(|word| format!("{word}-{seconds}"));
     let by_priority = |mask, map: &'static str| Source::ByPriority { mask, map: map.into() };
     let clients = || Affinity { map: CLIENTS.into(), mask: IDENTITY, seconds };
     let known = Source::ByClient { mask: IDENTITY, map: CLIENTS.into() };
-    let mut add = |name: String, rules: Vec<_>| journal.add_chain(name.into(), Chain { hook: None, rules });
-    add(
-        affinity,
-        vec![
-            // meta priority set ip saddr . meta priority & ffff:f000 map @clients jump recall-10800
-            rule([Statement::SetPriority(known), Statement::Verdict(Verdict::Jump(recall.clone().into()))]),
-            // meta priority set meta priority & ffff:f000 map @choices goto choose-10800
-            rule([Statement::SetPriority(by_priority(IDENTITY, CHOICES)), goto(choose.clone())]),
-        ],
-    );
+    let affinity = vec![
+        // meta priority set ip saddr . meta priority & ffff:f000 map @clients jump recall-10800
+        rule([Statement::SetPriority(known), Statement::Verdict(Verdict::Jump(recall.clone().into()))]),
+        // meta priority set meta priority & ffff:f000 map @choices goto choose-10800
+        rule([Statement::SetPriority(by_priority(IDENTITY, CHOICES)), goto(choose.clone())]),
+    ];
     let recalled = Statement::DnatAsRemembered { slots: SLOTS.into(), affinity: clients() };
-    add(recall, vec![rule([recalled])]);
-    add(choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]);
     let turn = Statement::SetPriority(by_priority(u32::MAX, TURNS));
-    add(turn_chain(seconds), vec![rule([turn, goto(remember.clone())])]);
-    add(remember, vec![rule([Statement::Remember(clients()), goto(PICK)])]);
+    [
+        (affinity_chain(seconds), affinity),
+        (recall, vec![rule([recalled])]),
+        (choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]),
+        (turn_chain(seconds), vec![rule([turn, goto(remember.clone())])]),
+        (remember, vec![rule([Statement::Remember(clients()), goto(PICK)])]),
+    ]
+    .map(|(name, rules)| (name.into(), Chain { hook: None, rules }))
 }

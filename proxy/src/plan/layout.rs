@@ -7,6 +7,8 @@
 //! | `8000:0008` … | a class: one rule of a round-robin chain; eight share a chain | `classes`, under the first of the eight |
 //! | `c000:0000` … | a sticky service's identity (lowest 12 bits zero) or one of its endpoint ids | `stickies`, under the first of 256 identities |
 
+use std::collections::BTreeMap;
+
 use dataplane::nft::{
     Chain, ChainName, DataType, Hook, KeyType, Map, Match, Rule, SetType, Source, Statement, Table, Verdict,
 };
@@ -37,12 +39,17 @@ pub(super) const CLASSES_PER_CHAIN: u32 = 8;
 /// The class that rejects; the rest of its eight is never used.
 pub(super) const REJECTION: u32 = CLASS;
 
-const MAPS: [(&str, SetType); 4] = [
-    (CLUSTER_VIPS, kind(KeyType::Service, DataType::Number)),
-    (NODE_PORTS, kind(KeyType::Port, DataType::Number)),
-    (SLOTS, SetType { counter: true, ..kind(KeyType::Number, DataType::Endpoint) }),
-    (CLASSES, kind(KeyType::Number, DataType::Verdict)),
-];
+/// Every map, with its kind.
+pub(super) fn maps(settings: &Settings) -> BTreeMap<&'static str, SetType> {
+    let counter = settings.counters;
+    let own = [
+        (CLUSTER_VIPS, SetType { counter, ..kind(KeyType::Service, DataType::Number) }),
+        (NODE_PORTS, SetType { counter, ..kind(KeyType::Port, DataType::Number) }),
+        (SLOTS, SetType { counter, ..kind(KeyType::Number, DataType::Endpoint) }),
+        (CLASSES, kind(KeyType::Number, DataType::Verdict)),
+    ];
+    own.into_iter().chain(affinity::MAPS).chain([masquerade::HAIRPIN_SET]).collect()
+}
 
 /// A map whose elements only we add.
 pub(super) const fn kind(key: KeyType, data: DataType) -> SetType {
@@ -67,7 +74,7 @@ pub(super) fn by_class() -> Source {
 /// The table with no service in it.
 pub(super) fn skeleton(family: Family, settings: &Settings) -> Table {
     let mut table = Table::new(family);
-    for (name, kind) in MAPS.into_iter().chain(affinity::MAPS).chain([masquerade::HAIRPIN_SET]) {
+    for (name, kind) in maps(settings) {
         table.maps.insert(name.into(), Map::new(kind));
     }
     rejection::add_class(&mut table);

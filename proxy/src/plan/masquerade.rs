@@ -5,16 +5,16 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use dataplane::nft::{Chain, Data, DataType, Hook, Key, KeyType, Match, SetType, Statement};
+use dataplane::nft::{Chain, Data, DataType, Element, Hook, Key, KeyType, Match, SetType, Statement};
 
 use super::{
+    inheritance::Inheritance,
+    journal::Journal,
     layout::{MASQUERADE_MARK, is_marked, kind, rule},
-    table::Journal,
 };
-use crate::service_port::Endpoint;
 
 /// The endpoints of this node, each paired with itself.
-const HAIRPIN: &str = "hairpin";
+pub(super) const HAIRPIN: &str = "hairpin";
 
 /// The set of hairpins.
 pub(super) const HAIRPIN_SET: (&str, SetType) = (HAIRPIN, kind(KeyType::Addresses, DataType::None));
@@ -41,27 +41,39 @@ pub(super) struct Hairpins {
 }
 
 impl Hairpins {
-    /// Exchanges the endpoints of one service port.
-    pub(super) fn replace(&mut self, journal: &mut Journal, old: &[Endpoint], new: &[Endpoint]) {
-        for address in local(new) {
+    /// Exchanges the local endpoint addresses of one service port.
+    pub(super) fn replace(
+        &mut self,
+        journal: &mut Journal,
+        inheritance: &mut Inheritance,
+        old: &[IpAddr],
+        new: &[IpAddr],
+    ) {
+        for &address in new {
             let backed = self.backed.entry(address).or_default();
             *backed += 1;
-            if *backed == 1 {
-                journal.set(HAIRPIN, Key::Addresses(address, address), Some(Data::None.into()));
+            if *backed == 1 && !inheritance.hairpins.remove(&address) {
+                let (map, key, element) = element(address);
+                journal.put(map, key, false, element);
             }
         }
-        for address in local(old) {
+        for &address in old {
             if let Some(backed) = self.backed.get_mut(&address) {
                 *backed -= 1;
                 if *backed == 0 {
                     self.backed.remove(&address);
-                    journal.set(HAIRPIN, Key::Addresses(address, address), None);
+                    journal.remove(HAIRPIN, Key::Addresses(address, address));
                 }
             }
         }
     }
+
+    /// Every hairpin, as the set holds it.
+    pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
+        self.backed.keys().copied().map(element)
+    }
 }
 
-fn local(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
-    endpoints.iter().filter(|endpoint| endpoint.is_local).map(|endpoint| endpoint.address.ip())
+fn element(address: IpAddr) -> (&'static str, Key, Element) {
+    (HAIRPIN, Key::Addresses(address, address), Data::None.into())
 }

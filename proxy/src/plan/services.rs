@@ -1,11 +1,10 @@
 //! Cluster IPs: the first rule of `services`, and what becomes of a packet that it finds.
 
-use dataplane::nft::{Chain, Data, Element, Key, Match, Rule, Source, Statement};
+use dataplane::nft::{Chain, Key, Match, Rule, Source, Statement};
 
 use super::{
-    Settings, is_of,
-    layout::{self, CLUSTER_VIPS, DISPATCH, NODE_PORTS, goto, mark_for_masquerade},
-    table::Journal,
+    Settings,
+    layout::{self, CLUSTER_VIPS, DISPATCH, goto, mark_for_masquerade},
 };
 use crate::service_port::{Family, ServicePort, ServicePortName};
 
@@ -22,7 +21,7 @@ pub(super) fn rule() -> Rule {
 /// Masquerades what would not find back: sources outside the pod networks, where those are known.
 pub(super) fn cluster_ip(family: Family, settings: &Settings) -> Chain {
     let mut rules = Vec::new();
-    let pods = settings.cluster_cidrs.iter().find(|network| is_of(family, network));
+    let pods = settings.cluster_cidrs.iter().find(|network| Family::of(network.ip()) == family);
     if settings.masquerade_all {
         rules.push(layout::rule([mark_for_masquerade()]));
     } else if let Some(pods) = pods {
@@ -36,23 +35,4 @@ pub(super) fn cluster_ip(family: Family, settings: &Settings) -> Chain {
 /// The key of a service port's cluster IP.
 pub(super) fn cluster_ip_key(name: &ServicePortName, port: &ServicePort) -> Key {
     Key::Service(port.cluster_ip, name.protocol, port.port)
-}
-
-/// Points an address of a service port to a number, with the service's name for people.
-pub(super) fn point(journal: &mut Journal, key: Key, name: &ServicePortName, number: Option<u32>) {
-    let element = number.map(|number| {
-        // The longest namespace, name and port together are longer than what nft takes.
-        let comment: String = name.to_string().chars().take(Element::LONGEST_COMMENT).collect();
-        Element { data: Data::Number(number), comment: Some(comment.into()) }
-    });
-    journal.set(vip_map(key), key, element);
-}
-
-/// Takes an address out of service.
-pub(super) fn unpoint(journal: &mut Journal, key: Key) {
-    journal.set(vip_map(key), key, None);
-}
-
-fn vip_map(key: Key) -> &'static str {
-    if matches!(key, Key::Port(..)) { NODE_PORTS } else { CLUSTER_VIPS }
 }

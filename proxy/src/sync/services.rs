@@ -1,11 +1,24 @@
 //! The services' side of a sync: the plan, and the kernel's nftables.
 //!
-//! In: service ports. Out: tables `ip fairway` and `ip6 fairway`. What the kernel holds is listed at the first commit (an
-//! earlier run may have left all of it in place) and after a failure; otherwise only changes are sent, and nothing is read.
+//! In: service ports. Out: tables `ip fairway` and `ip6 fairway`. What an earlier run left in the kernel is adopted at the
+//! beginning; from then on only changes are sent, and nothing is read.
+//!
+//! ```text
+//! begin     nothing there: maps and chains without hooks       ours: take stock, mend what is always there
+//! set …     planned; committed whenever a batch is full
+//! commit    the rest, and the hooks where they are missing
+//! later     what nothing leads to any more; classes in advance
+//! ```
+//!
+//! Whatever goes wrong, the next commit lists what the kernel holds and makes it what is planned.
 
-use std::{collections::BTreeMap, mem, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::Instant,
+};
 
-use dataplane::nft::{self, Socket, Transaction, diff};
+use dataplane::nft::{self, Change, Socket, Table, Transaction, diff};
 use tracing::{trace, warn};
 
 use super::{Committed, Services, pace::SETTLED};
@@ -14,46 +27,161 @@ use crate::{
     service_port::{Family, ServicePort, ServicePortName},
 };
 
+/// How many elements go into one transaction, about: the kernel does some 100,000 a second, and nobody else can change
+/// nftables meanwhile.
+const BATCH: usize = 4_000;
+
 /// Services in nftables.
 #[derive(Debug)]
 pub struct Nftables {
+    families: Vec<Family>,
+    settings: Settings,
     planner: Planner,
     socket: Socket,
-    /// Whether the kernel holds what was planned at the last commit.
-    is_in_step: bool,
+    stage: Stage,
+    /// Families whose tables packets do not enter yet.
+    unhooked: BTreeSet<Family>,
+    /// Whether something was set since the last commit.
+    is_touched: bool,
     /// When what nothing leads to was last removed.
     retired_at: Option<Instant>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
 }
 
+/// How far the kernel's tables are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not at all.
+    Unknown,
+    /// They are being filled for the first time.
+    Filling,
+    /// They hold what was planned at the last commit.
+    InStep,
+    /// Something went wrong; what they hold must be listed.
+    Lost,
+}
+
 impl Nftables {
     /// Begins with whatever tables of these families an earlier run has left.
     pub fn new(socket: Socket, families: &[Family], settings: &Settings) -> Self {
         Self {
+            families: families.to_vec(),
+            settings: settings.clone(),
             planner: Planner::new(families, settings),
             socket,
-            is_in_step: false,
+            stage: Stage::Unknown,
+            unhooked: BTreeSet::new(),
+            is_touched: false,
             retired_at: None,
             shadowed: BTreeMap::new(),
         }
     }
 
+    /// Takes stock of a family's table, or makes it.
+    fn take_up(&mut self, family: Family) -> Result<Stage, nft::Error> {
+        let Some(held) = self.socket.held(family)? else {
+            if let Some(skeleton) = self.planner.skeletons().find(|table| table.family == family) {
+                self.send(&diff(None, &without_hooks(skeleton)))?;
+            }
+            self.unhooked.insert(family);
+            return Ok(Stage::Filling);
+        };
+        match self.planner.adopt(held) {
+            Some(changes) => self.send(&changes).map(|()| Stage::Filling),
+            None => Ok(Stage::Lost), // of another version: replaced as a whole once all is planned
+        }
+    }
+
+    /// Commits what is planned. Whatever was wrong with it, what the kernel holds tells what is left to do.
+    fn flush(&mut self) -> Result<Transaction, nft::Error> {
+        if self.stage != Stage::Lost {
+            let changes = self.planner.take();
+            match self.send(&changes) {
+                Ok(()) => return Ok(changes),
+                Err(error) => warn!(
+                    error = &error as &dyn std::error::Error,
+                    "not committed; lists the tables to mend them"
+                ),
+            }
+            self.stage = Stage::Lost;
+        }
+        let changes = self.changes_from_held()?;
+        self.send(&changes)?;
+        self.planner.take(); // the tables said it all
+        self.unhooked.clear();
+        Ok(changes)
+    }
+
     /// The changes to whatever the kernel holds now.
-    fn changes_from_held(&mut self) -> Result<Transaction, nft::Error> {
-        self.planner.take(); // the tables say it all
+    fn changes_from_held(&self) -> Result<Transaction, nft::Error> {
         let mut changes = Transaction::default();
         for table in self.planner.tables() {
-            changes.append(diff(self.socket.held(table.family)?.as_ref(), table));
+            changes.append(diff(self.socket.held(table.family)?.as_ref(), &table));
         }
         Ok(changes)
     }
+
+    /// Lets packets in.
+    fn hook(&mut self) -> Result<(), nft::Error> {
+        let mut hooks = Transaction::default();
+        for skeleton in self.planner.skeletons().filter(|table| self.unhooked.contains(&table.family)) {
+            let entrances = skeleton.chains.iter().filter(|(_, chain)| chain.hook.is_some());
+            for (name, chain) in entrances {
+                hooks.push(skeleton.family, Change::AddChain(name.clone(), chain.hook));
+                for rule in &chain.rules {
+                    hooks.push(skeleton.family, Change::AddRule(name.clone(), rule.clone()));
+                }
+            }
+        }
+        self.send(&hooks)?;
+        self.unhooked.clear();
+        Ok(())
+    }
+
+    fn send(&self, transaction: &Transaction) -> Result<(), nft::Error> {
+        trace!(%transaction, "commits");
+        self.socket.commit(transaction)
+    }
+
+    /// Removes what nothing has led to for long enough.
+    #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
+    fn retire(&mut self) {
+        let now = Instant::now();
+        if self.retired_at.is_none_or(|at| now.duration_since(at) >= SETTLED) {
+            self.planner.retire();
+            self.retired_at = Some(now);
+        }
+    }
+}
+
+fn without_hooks(table: &Table) -> Table {
+    let mut table = table.clone();
+    table.chains.retain(|_, chain| chain.hook.is_none());
+    table
 }
 
 impl Services for Nftables {
     type Error = nft::Error;
 
+    fn begin(&mut self) -> Result<(), nft::Error> {
+        if self.stage != Stage::Unknown {
+            return Ok(());
+        }
+        self.planner = Planner::new(&self.families, &self.settings);
+        self.unhooked.clear();
+        let mut stage = Stage::Filling;
+        for family in self.families.clone() {
+            if self.take_up(family)? == Stage::Lost {
+                stage = Stage::Lost;
+            }
+        }
+        self.stage = stage;
+        Ok(())
+    }
+
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {
+        self.is_touched = true;
         let shadowed = self.planner.set(name, family, port.as_ref());
         let key = (name.clone(), family);
         if shadowed.is_empty() {
@@ -64,21 +192,31 @@ impl Services for Nftables {
             }
             self.shadowed.insert(key, shadowed);
         }
+        if self.planner.pending() >= BATCH && self.stage != Stage::Lost {
+            // If it fails, the commit that follows mends it, and says what is wrong if it cannot.
+            let _ = self.flush();
+        }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
     fn commit(&mut self) -> Result<Committed, nft::Error> {
-        let now = Instant::now();
-        if self.retired_at.is_none_or(|at| now.duration_since(at) >= SETTLED) {
-            self.planner.retire();
-            self.retired_at = Some(now);
+        if self.stage != Stage::InStep {
+            self.planner.disclaim();
         }
-        let was_in_step = mem::replace(&mut self.is_in_step, false); // unless all goes well
-        let changes = if was_in_step { self.planner.take() } else { self.changes_from_held()? };
-        trace!(transaction = %changes, "commits");
-        self.socket.commit(&changes)?;
-        self.is_in_step = true;
+        self.retire();
+        let changes = self.flush()?;
+        self.hook()?;
+        self.stage = Stage::InStep;
+
+        let is_touched = mem::take(&mut self.is_touched);
+        if !is_touched && changes.is_empty() && self.planner.replenish() {
+            self.flush()?;
+        }
         let (added, removed) = changes.elements();
-        Ok(Committed { elements: added + removed, is_unfinished: !self.planner.is_settled() })
+        let elements = if is_touched { added + removed } else { 0 };
+        // After a change, there may be something to remove, and classes to be made in advance.
+        Ok(Committed {
+            elements,
+            is_unfinished: is_touched || !changes.is_empty() || !self.planner.is_settled(),
+        })
     }
 }

@@ -36,6 +36,10 @@ struct FakeServices(Script, usize);
 impl Services for FakeServices {
     type Error = Refused;
 
+    fn begin(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {
         self.1 += 1;
         let endpoints = port.map(|port| port.endpoints.len());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dataplane::nft::{Fate, trace};
+use dataplane::nft::{Fate, Held, trace};
 
 use super::*;
 
@@ -13,7 +13,7 @@ struct Step {
     port: Option<ServicePort>,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn step() -> impl Strategy<Value = Step> {
     let endpoints = proptest::collection::btree_set(prop_oneof![2..9_i16, -12..-9_i16], 0..5);
     let node_port = proptest::option::of(30_000..30_003_u16);
     let affinity = proptest::option::of(prop_oneof![Just(60_u32), Just(10_800)]);
@@ -22,9 +22,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let endpoints: Vec<_> = endpoints.into_iter().collect();
             ServicePort { node_port, affinity_seconds, ..port(&format!("10.96.0.{ip}"), &endpoints) }
         });
-    let step = (0..3_u8, proptest::option::weighted(0.85, service))
-        .prop_map(|(service, port)| Step { service, port });
-    proptest::collection::vec(step, 1..30)
+    (0..3_u8, proptest::option::weighted(0.85, service)).prop_map(|(service, port)| Step { service, port })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(), 1..30)
 }
 
 fn service_name(service: u8) -> ServicePortName {
@@ -81,7 +83,7 @@ proptest! {
     #[test]
     fn no_packet_on_its_way_is_lost_or_led_astray(steps in steps()) {
         let mut planner = Planner::new(&[Family::Ip], &Settings::default());
-        let planned = |planner: &Planner| planner.tables().next().unwrap().clone();
+        let planned = |planner: &Planner| planner.tables().next().unwrap();
         let mut before = planned(&planner);
         for step in steps {
             planner.set(&service_name(step.service), Family::Ip, step.port.as_ref());
@@ -104,6 +106,64 @@ proptest! {
         }
     }
 
+    /// A planner that starts anew goes on from what the kernel holds: nothing is written for what did not change, packets on
+    /// their way arrive, and whatever happens afterwards is as if it had been there all along.
+    #[test]
+    fn a_new_start_changes_only_what_differs(
+        before in steps(),
+        meanwhile in proptest::collection::vec(step(), 0..3),
+        after in steps(),
+        is_retired in any::<bool>(),
+    ) {
+        let mut node = Node::new(&Settings::default());
+        let mut services = std::collections::BTreeMap::new();
+        for step in before {
+            services.insert(step.service, step.port.clone());
+            if is_retired {
+                node.set(&service_name(step.service), step.port.as_ref());
+            } else {
+                node.planner.set(&service_name(step.service), Family::Ip, step.port.as_ref());
+                node.commit();
+            }
+        }
+        let changed: BTreeSet<_> = meanwhile.iter().map(|step| step.service).collect();
+        services.extend(meanwhile.into_iter().map(|step| (step.service, step.port)));
+        let old = node.table().clone();
+
+        node.planner = Planner::new(&Family::ALL, &Settings::default());
+        for family in Family::ALL {
+            let held = Held::from(node.kernel.table(family).unwrap());
+            let mend = node.planner.adopt(held).unwrap();
+            prop_assert!(mend.is_empty(), "{}", mend);
+        }
+        for (service, port) in &services {
+            node.planner.set(&service_name(*service), Family::Ip, port.as_ref());
+        }
+        node.planner.disclaim();
+        let changes = node.commit();
+
+        // Of two services that want one address, one is served under none: nothing tells what is its own.
+        let addresses: Vec<_> = services
+            .iter()
+            .filter_map(|(service, port)| Some(super::super::addresses(&service_name(*service), port.as_ref()?)))
+            .flatten()
+            .collect();
+        let is_disputed = addresses.iter().collect::<BTreeSet<_>>().len() != addresses.len();
+        prop_assert!(is_disputed || !changed.is_empty() || changes.is_empty(), "{}", changes);
+        let known = [fates(&old), fates(node.table())];
+        for (ip, late) in fates(&as_seen_late(&old, node.table())).into_iter().enumerate() {
+            let endpoints = services.values().flatten().flat_map(|port| &port.endpoints);
+            let all: Vec<_> = endpoints.map(|e| Fate::Endpoint(e.address)).collect();
+            for fate in late {
+                let is_known = known.iter().any(|known| known[ip].contains(&fate)) || all.contains(&fate);
+                prop_assert!(is_known, "{fate:?} to {ip}");
+            }
+        }
+        for step in after {
+            node.set(&service_name(step.service), step.port.as_ref());
+        }
+    }
+
     /// The same history gives the same text, byte by byte.
     #[test]
     fn the_same_history_gives_the_same_tables(steps in steps()) {
@@ -112,7 +172,7 @@ proptest! {
             for step in &steps {
                 node.set(&service_name(step.service), step.port.as_ref());
             }
-            node.planner.tables().map(ToString::to_string).collect::<String>()
+            node.planner.tables().map(|table| table.to_string()).collect::<String>()
         };
         prop_assert_eq!(run(), run());
     }
