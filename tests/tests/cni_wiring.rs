@@ -530,6 +530,38 @@ fairway_lab::sandbox_tests! {
         assert_eq!(forwarding.unwrap(), ["1", "1"]);
     }
 
+    fn a_pod_cannot_pose_as_the_host_s_router() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        let v4 = runtime.conf_with(&json!({ "ipam": { "subnet": "10.244.1.0/24" } }));
+        let result = success(&runtime.call_with("ADD", "a", &v4));
+
+        let key = format!("net/ipv6/conf/{}/accept_ra", host_end(&result));
+
+        assert_eq!(runtime.host.run(|| sysctl::read(&key).unwrap()).unwrap(), "0");
+    }
+
+    fn a_host_that_starts_to_forward_still_listens_to_its_routers() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.on_host(|kernel| async move {
+            kernel.add_veth(&end("uplink"), &end("quiet"), None).await.unwrap();
+        });
+        let key = |link: &str| format!("net/ipv6/conf/{link}/accept_ra");
+        runtime
+            .host
+            .run(|| {
+                sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
+                sysctl::set(&key("uplink"), "1").unwrap();
+                sysctl::set(&key("quiet"), "0").unwrap();
+            })
+            .unwrap();
+
+        runtime.add("a");
+
+        let accepted = runtime.host.run(|| ["uplink", "quiet"].map(|link| sysctl::read(&key(link)).unwrap()));
+        assert_eq!(accepted.unwrap(), ["2", "0"]);
+    }
+
     fn a_pod_of_one_family_has_nothing_of_the_other() {
         let runtime = Runtime::new(dual_stack());
         let v6 = runtime.conf_with(&json!({ "ipam": { "subnet": "fd00:7::/120" } }));

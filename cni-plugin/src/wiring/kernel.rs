@@ -97,6 +97,7 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), 
     host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
     let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
+    refuse_advertisements(&wiring.host_end.name)?;
     if wiring.has_family(false) {
         allow_ipv6(HOST, &[&wiring.host_end.name])?;
         netns.run(|| allow_ipv6(POD, &["lo", &wiring.pod_end.name]))??;
@@ -127,11 +128,47 @@ async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
 fn allow_forwarding(wiring: &Wiring) -> Result<(), Error> {
     let keys = [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")];
     for (is_ipv4, key) in keys {
-        if wiring.has_family(is_ipv4) {
-            sysctl::set_if_different(key, "1").map_err(|source| Error::Sysctl { place: HOST, source })?;
+        if !wiring.has_family(is_ipv4) || sysctl::read(key).map_err(host_sysctl)? == "1" {
+            continue;
+        }
+        if !is_ipv4 {
+            keep_advertised_routes()?;
+        }
+        sysctl::set(key, "1").map_err(host_sysctl)?;
+    }
+    Ok(())
+}
+
+fn host_sysctl(source: sysctl::Error) -> Error {
+    Error::Sysctl { place: HOST, source }
+}
+
+/// A host that forwards forgets the routes that routers advertised to it, and hears of no others, unless `accept_ra` is 2 rather
+/// than 1: a node that has its default route from a router would lose it. // kernel ip-sysctl.rst
+fn keep_advertised_routes() -> Result<(), Error> {
+    for link in sysctl::names("net/ipv6/conf").map_err(host_sysctl)? {
+        let key = format!("net/ipv6/conf/{link}/accept_ra");
+        // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
+        if !["all", "default", "lo"].contains(&link.as_str()) && sysctl::read(&key).is_ok_and(|it| it == "1")
+        {
+            set_if_there(&key, "2")?;
         }
     }
     Ok(())
+}
+
+/// No pod is a router: with one packet it could else draw the traffic of a host that does not forward IPv6 to itself.
+/// // CVE-2020-10749
+fn refuse_advertisements(host_end: &str) -> Result<(), Error> {
+    set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0")
+}
+
+/// A parameter that is not there is of a link that is gone, or of a kernel without IPv6.
+fn set_if_there(key: &str, value: &str) -> Result<(), Error> {
+    match sysctl::set_if_different(key, value) {
+        Err(error) if !error.is_not_found() => Err(host_sysctl(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Some runtimes make namespaces in which IPv6 is off.
