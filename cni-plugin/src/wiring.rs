@@ -137,9 +137,8 @@ impl Wiring {
         let own = self.endpoints.iter().map(|endpoint| Address::bare(link, alone(endpoint.address)));
         let near = gateways.iter().map(|gateway| rtnl::Route::on_link(alone(*gateway), link));
         let far = self.routes.iter().map(|(route, gateway)| rtnl::Route {
-            mtu: route.mtu,
-            metric: route.priority,
-            ..rtnl::Route::through(route.dst, *gateway, link)
+            mtu: route.mtu.filter(|mtu| *mtu > 0),
+            ..rtnl::Route::through(route.dst, *gateway, link).with_metric(route.priority)
         });
         let hosts = gateways.iter().map(|gateway| known(link, *gateway, self.host_end.mac));
         Side { addresses: own.collect(), routes: near.chain(far).collect(), neighbours: hosts.collect() }

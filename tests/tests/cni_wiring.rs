@@ -530,6 +530,26 @@ fairway_lab::sandbox_tests! {
         assert_eq!(forwarding.unwrap(), ["1", "1"]);
     }
 
+    fn a_route_whose_priority_is_the_kernel_s_default_is_found_again() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        let ipam = json!({
+            "ranges": runtime.conf["ipam"]["ranges"],
+            "routes": [
+                { "dst": "0.0.0.0/0", "priority": 0, "mtu": 0 },
+                { "dst": "::/0", "priority": 1024 },
+                { "dst": "fd00::/16", "priority": 0 },
+            ],
+        });
+        let conf = runtime.conf_with(&json!({ "ipam": ipam }));
+
+        let result = success(&runtime.call_with("ADD", "a", &conf));
+
+        let mut check = conf.clone();
+        check["prevResult"] = result;
+        success(&runtime.call_with("CHECK", "a", &check));
+    }
+
     fn a_pod_cannot_pose_as_the_host_s_router() {
         let runtime = Runtime::new(dual_stack());
         runtime.sandbox("a");
