@@ -34,6 +34,16 @@ use crate::{
 /// Ethernet's, and what the kernel gives a veth pair.
 pub const DEFAULT_MTU: u32 = 1500;
 
+/// The longest free text that the kernel keeps of a link: it takes 255 bytes, the zero at the end among them.
+const ALIAS_BYTES: usize = 254;
+
+/// What the kernel lets an Ethernet link have: `ETH_MIN_MTU` and `ETH_MAX_MTU` of `include/uapi/linux/if_ether.h`.
+const LEAST_MTU: u32 = 68;
+const MOST_MTU: u32 = 65_535;
+
+/// The smallest packet that every link of IPv6 must take. // RFC 8200 §5
+const LEAST_MTU_V6: u32 = 1280;
+
 /// An address of a pod, and the gateway it uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -67,7 +77,7 @@ pub struct Wiring {
     pub host_end: VethEnd,
     /// The end in the pod.
     pub pod_end: VethEnd,
-    /// The free text on the host end: the pod's name.
+    /// The free text on the host end: the pod's name, cut where the kernel takes no more.
     pub alias: String,
     endpoints: Vec<Endpoint>,
     routes: Vec<(PodRoute, IpAddr)>,
@@ -84,9 +94,17 @@ pub struct Side {
     pub neighbours: Vec<Neighbour>,
 }
 
-/// A route of the pod that does not go through a gateway that the pod has.
+/// Why a pod's link cannot be as it is wished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// No link takes packets of that size.
+    #[error("mtu {mtu}: {least} to {MOST_MTU}")]
+    Mtu {
+        /// The largest packet, as wished.
+        mtu: u32,
+        /// The smallest that it may be.
+        least: u32,
+    },
     /// The family has no address.
     #[error("ipam.routes: {0} is of a family that the pod has no address of")]
     NoAddress(IpNetwork),
@@ -109,12 +127,17 @@ impl crate::failure::Coded for Error {
 impl Wiring {
     /// Works out what a pod's link is to be.
     pub fn of(wish: Wish<'_>) -> Result<Self, Error> {
+        let has_ipv6 = wish.endpoints.iter().any(|endpoint| endpoint.address.is_ipv6());
+        let least = if has_ipv6 { LEAST_MTU_V6 } else { LEAST_MTU };
+        if !(least..=MOST_MTU).contains(&wish.mtu) {
+            return Err(Error::Mtu { mtu: wish.mtu, least });
+        }
         let seed = seed_of(wish.network, wish.attachment);
         let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
         Ok(Self {
             host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed)),
             pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
-            alias: wish.alias.to_owned(),
+            alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
             routes: routes(wish.routes, &wish.endpoints)?,
             endpoints: wish.endpoints,
         })

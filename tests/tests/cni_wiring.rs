@@ -550,6 +550,19 @@ fairway_lab::sandbox_tests! {
         success(&runtime.call_with("CHECK", "a", &check));
     }
 
+    fn a_pod_whose_name_is_longer_than_a_link_s_alias_is_wired_all_the_same() {
+        let runtime = Runtime::new(dual_stack());
+        let long = "a".repeat(253);
+        runtime.sandbox("a");
+
+        let result = success(&runtime.call_as("ADD", "a", &format!("{}/{long}", "n".repeat(63))));
+
+        let name = host_end(&result);
+        let alias = runtime.on_host(|kernel| async move { kernel.link(&name).await.unwrap().alias.unwrap() });
+        assert_eq!(alias.len(), 254);
+        assert!(alias.starts_with(&format!("{}/aaa", "n".repeat(63))), "{alias}");
+    }
+
     fn a_pod_cannot_pose_as_the_host_s_router() {
         let runtime = Runtime::new(dual_stack());
         runtime.sandbox("a");

@@ -84,6 +84,23 @@ fn a_route_that_leads_nowhere_is_refused() {
 }
 
 #[test]
+fn a_size_that_the_kernel_would_not_take_is_refused_by_name() {
+    let check = |mtu: u32, endpoints: Vec<Endpoint>| {
+        let attachment = attachment();
+        let wish =
+            Wish { network: "pods", attachment: &attachment, alias: "x", mtu, endpoints, routes: None };
+        Wiring::of(wish).map(|wiring| wiring.pod_end.mtu).map_err(|error| error.to_string())
+    };
+    let v4 = || vec![endpoint("10.244.1.7", "10.244.1.1")];
+
+    assert_eq!(check(68, v4()), Ok(68));
+    assert_eq!(check(67, v4()), Err("mtu 67: 68 to 65535".to_owned()));
+    assert_eq!(check(1280, dual_stack()), Ok(1280));
+    assert_eq!(check(1279, dual_stack()), Err("mtu 1279: 1280 to 65535".to_owned()));
+    assert_eq!(check(65_536, v4()), Err("mtu 65536: 68 to 65535".to_owned()));
+}
+
+#[test]
 fn two_addresses_of_one_range_share_its_gateway() {
     let both = vec![endpoint("10.244.1.7", "10.244.1.1"), endpoint("10.244.1.8", "10.244.1.1")];
     let wiring = wiring(both, None).unwrap();
