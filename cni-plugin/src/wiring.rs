@@ -12,12 +12,13 @@
 //!  neighbour 10.244.1.7 is the pod end                │ neighbour 10.244.1.1 is the host end
 //! ```
 //!
-//! The name of the host end holds a hash of the attachment, and the hardware addresses of both ends are made from it. A link
-//! whose name and address agree in that way is ours; others may well have names that begin with `fw`.
+//! The name of the host end holds a hash of the attachment, and the hardware addresses of both ends are made from it. By its
+//! attachment a link is known by name. Where the attachment is not known any more, a link whose name and address agree is
+//! ours; others may well have names that begin with `fw`.
 
 pub mod kernel;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
 use dataplane::{
     owner,
@@ -60,6 +61,8 @@ pub struct Wish<'a> {
     pub network: &'a str,
     /// Which link of which container.
     pub attachment: &'a Attachment,
+    /// Where its lease is kept.
+    pub run_dir: &'a Path,
     /// What people call the pod.
     pub alias: &'a str,
     /// The largest packet.
@@ -135,7 +138,7 @@ impl Wiring {
         let seed = seed_of(wish.network, wish.attachment);
         let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
         Ok(Self {
-            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed)),
+            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed, wish.run_dir)),
             pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
             alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
             routes: routes(wish.routes, &wish.endpoints)?,
@@ -261,10 +264,11 @@ pub fn host_end_of(network: &str, attachment: &Attachment) -> String {
     owner::LINK_PREFIX.chars().chain(digits).collect()
 }
 
-/// Says whether we made this link: it is a veth end whose name and hardware address come from one hash.
-pub fn is_ours(link: &Link) -> bool {
+/// Says whether we made this link for an attachment whose lease is in `run_dir`, whatever that attachment was: it is a veth end
+/// whose name and hardware address come from one hash, and the latter from the directory as well.
+pub fn is_ours(link: &Link, run_dir: &Path) -> bool {
     let seed = seed_in(&link.name);
-    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed)))
+    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed, run_dir)))
 }
 
 const SEED_DIGITS: u32 = 13;
@@ -294,8 +298,10 @@ fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
     })
 }
 
-fn host_mac(seed: u64) -> Mac {
-    Mac::locally_administered(seed)
+fn host_mac(seed: u64, run_dir: &Path) -> Mac {
+    let parts = run_dir.components().map(|part| part.as_os_str().as_bytes());
+    let place = fnv1a(parts.flat_map(|part| part.iter().copied().chain([0])));
+    Mac::locally_administered(seed ^ place)
 }
 
 fn pod_mac(seed: u64) -> Mac {

@@ -463,6 +463,37 @@ fairway_lab::sandbox_tests! {
         assert_eq!(runtime.files("/run/fairway/other/leases").len(), 1);
     }
 
+    fn gc_leaves_links_alone_whose_leases_are_kept_elsewhere() {
+        let runtime = Runtime::new(dual_stack());
+        let elsewhere = runtime.conf_with(&json!({ "name": "other", "runDir": "/run/lab/leases" }));
+        runtime.sandbox("a");
+        let link = host_end(&success(&runtime.call_with("ADD", "a", &elsewhere)));
+        let nothing_valid = json!({ "cni.dev/valid-attachments": [] });
+
+        success(&runtime.call_with("GC", "", &runtime.conf_with(&nothing_valid)));
+
+        assert_eq!(traces(&runtime).links, [link]);
+    }
+
+    fn a_host_end_with_another_hardware_address_is_mended_and_deleted_all_the_same() {
+        let runtime = Runtime::new(dual_stack());
+        let result = runtime.add("a");
+        let change = || {
+            let name = host_end(&result);
+            runtime.on_host(|kernel| async move {
+                let index = index(&kernel, &name).await;
+                kernel.set_mac(index, Mac([2, 9, 9, 9, 9, 9])).await.unwrap();
+            });
+        };
+
+        change();
+        assert_eq!(success(&runtime.call("ADD", "a")), result);
+        change();
+        success(&runtime.call("DEL", "a"));
+
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
     fn gc_goes_on_over_what_it_cannot_remove_and_tells_it() {
         let runtime = Runtime::new(dual_stack());
         runtime.add("gone");

@@ -3,6 +3,8 @@
 //! In: a [`Wiring`], the host's kernel and the pod's namespace. Out: links, addresses, routes and neighbours, or what is wrong with
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
+use std::path::Path;
+
 use dataplane::{
     netns::{self, Netns},
     owner,
@@ -80,7 +82,7 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), Error> {
     let pod = Kernel::open_in(netns).map_err(in_pod)?;
     if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
-        if !is_ours(&there) {
+        if !there.is_veth() {
             return Err(Error::Foreign { name: there.name, place: HOST });
         }
         if faults(wiring, host, &pod).await?.is_empty() {
@@ -242,10 +244,10 @@ async fn missing(kernel: &Kernel, side: &Side, place: &str) -> Result<Vec<String
 }
 
 /// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it; says whether it was
-/// there. A link that we have not made stays.
+/// there. The name is proof enough: it is a hash of the attachment, and someone may have changed the hardware address.
 pub async fn demolish(host: &Kernel, host_end: &str) -> Result<bool, Error> {
     match find(host, host_end).await.map_err(on_host)? {
-        Some(link) if is_ours(&link) => remove(host, &link).await.map_err(on_host).map(|()| true),
+        Some(link) if link.is_veth() => remove(host, &link).await.map_err(on_host).map(|()| true),
         _ => Ok(false),
     }
 }
@@ -258,8 +260,8 @@ async fn remove(host: &Kernel, link: &Link) -> Result<(), rtnl::Error> {
     }
 }
 
-/// Lists the host ends that we made.
-pub async fn host_ends(host: &Kernel) -> Result<Vec<String>, Error> {
+/// Lists the host ends that we made for attachments with leases in `run_dir`.
+pub async fn host_ends(host: &Kernel, run_dir: &Path) -> Result<Vec<String>, Error> {
     let links = host.links().await.map_err(on_host)?;
-    Ok(links.into_iter().filter(is_ours).map(|link| link.name).collect())
+    Ok(links.into_iter().filter(|link| is_ours(link, run_dir)).map(|link| link.name).collect())
 }
