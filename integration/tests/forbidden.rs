@@ -24,7 +24,7 @@ use nix::{
 const FORBID: &str = "forbid";
 
 /// Becomes a program that may make no namespaces. Returns only if that goes wrong.
-fn become_forbidden(words: &[String]) -> std::io::Error {
+fn become_forbidden(program: &[String]) -> std::io::Error {
     let (uid, gid) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER).unwrap();
     fs::write("/proc/self/setgroups", "deny").unwrap();
@@ -33,7 +33,8 @@ fn become_forbidden(words: &[String]) -> std::io::Error {
     for kind in ["user", "net"] {
         fs::write(format!("/proc/sys/user/max_{kind}_namespaces"), "0").unwrap(); // of this user namespace alone
     }
-    Command::new(&words[0]).args(&words[1..]).exec()
+    let (file, arguments) = program.split_first().unwrap();
+    Command::new(file).args(arguments).exec()
 }
 
 /// Runs a program where namespaces are forbidden, as if nothing were around it: no sandbox, no cargo.
@@ -88,8 +89,8 @@ fairway_lab::sandbox_tests! {
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
-    if words.first().is_some_and(|word| word == FORBID) {
-        eprintln!("{}", become_forbidden(&words[1..]));
+    if let Some((FORBID, program)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        eprintln!("{}", become_forbidden(program));
         return ExitCode::FAILURE;
     }
     fairway_lab::harness::run(&[TESTS])
