@@ -203,7 +203,7 @@ struct Ipam {
     routes: Option<Vec<Value>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawRange {
     subnet: Option<IpNetwork>,
@@ -246,7 +246,11 @@ impl Conf {
 
 /// `subnet` and its companions beside `ranges` are a set of their own, and the first. // host-local does the same
 fn range_sets(only: RawRange, sets: Vec<Vec<RawRange>>) -> Result<Option<Vec<RangeSet>>, Error> {
-    let first = only.subnet.is_some().then(|| vec![only]);
+    let RawRange { subnet, range_start, range_end, gateway } = only;
+    if subnet.is_none() && (range_start, range_end, gateway) != (None, None, None) {
+        return Err(Error::Missing("ipam.subnet beside rangeStart, rangeEnd or gateway"));
+    }
+    let first = subnet.is_some().then(|| vec![only]);
     let mut all = Vec::new();
     for set in first.into_iter().chain(sets) {
         let ranges: Result<Vec<Range>, Error> = set.iter().map(range).collect();

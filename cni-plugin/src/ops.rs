@@ -140,6 +140,7 @@ impl Plan {
         let wish = Wish {
             network: &conf.network.name,
             attachment: &target.attachment,
+            run_dir: &conf.network.run_dir,
             alias: &target.name(),
             mtu: self.mtu,
             endpoints: gateways.collect(),

@@ -12,12 +12,13 @@
 //!  neighbour 10.244.1.7 is the pod end                │ neighbour 10.244.1.1 is the host end
 //! ```
 //!
-//! The name of the host end holds a hash of the attachment, and the hardware addresses of both ends are made from it. A link
-//! whose name and address agree in that way is ours; others may well have names that begin with `fw`.
+//! The name of the host end holds a hash of the attachment, and the hardware addresses of both ends are made from it. By its
+//! attachment a link is known by name. Where the attachment is not known any more, a link whose name and address agree is
+//! ours; others may well have names that begin with `fw`.
 
 pub mod kernel;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
 
 use dataplane::{
     owner,
@@ -33,6 +34,16 @@ use crate::{
 
 /// Ethernet's, and what the kernel gives a veth pair.
 pub const DEFAULT_MTU: u32 = 1500;
+
+/// The longest free text that the kernel keeps of a link: it takes 255 bytes, the zero at the end among them.
+const ALIAS_BYTES: usize = 254;
+
+/// What the kernel lets an Ethernet link have: `ETH_MIN_MTU` and `ETH_MAX_MTU` of `include/uapi/linux/if_ether.h`.
+const LEAST_MTU: u32 = 68;
+const MOST_MTU: u32 = 65_535;
+
+/// The smallest packet that every link of IPv6 must take. // RFC 8200 §5
+const LEAST_MTU_V6: u32 = 1280;
 
 /// An address of a pod, and the gateway it uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +61,8 @@ pub struct Wish<'a> {
     pub network: &'a str,
     /// Which link of which container.
     pub attachment: &'a Attachment,
+    /// Where its lease is kept.
+    pub run_dir: &'a Path,
     /// What people call the pod.
     pub alias: &'a str,
     /// The largest packet.
@@ -67,7 +80,7 @@ pub struct Wiring {
     pub host_end: VethEnd,
     /// The end in the pod.
     pub pod_end: VethEnd,
-    /// The free text on the host end: the pod's name.
+    /// The free text on the host end: the pod's name, cut where the kernel takes no more.
     pub alias: String,
     endpoints: Vec<Endpoint>,
     routes: Vec<(PodRoute, IpAddr)>,
@@ -84,9 +97,17 @@ pub struct Side {
     pub neighbours: Vec<Neighbour>,
 }
 
-/// A route of the pod that does not go through a gateway that the pod has.
+/// Why a pod's link cannot be as it is wished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// No link takes packets of that size.
+    #[error("mtu {mtu}: {least} to {MOST_MTU}")]
+    Mtu {
+        /// The largest packet, as wished.
+        mtu: u32,
+        /// The smallest that it may be.
+        least: u32,
+    },
     /// The family has no address.
     #[error("ipam.routes: {0} is of a family that the pod has no address of")]
     NoAddress(IpNetwork),
@@ -109,12 +130,17 @@ impl crate::failure::Coded for Error {
 impl Wiring {
     /// Works out what a pod's link is to be.
     pub fn of(wish: Wish<'_>) -> Result<Self, Error> {
+        let has_ipv6 = wish.endpoints.iter().any(|endpoint| endpoint.address.is_ipv6());
+        let least = if has_ipv6 { LEAST_MTU_V6 } else { LEAST_MTU };
+        if !(least..=MOST_MTU).contains(&wish.mtu) {
+            return Err(Error::Mtu { mtu: wish.mtu, least });
+        }
         let seed = seed_of(wish.network, wish.attachment);
         let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
         Ok(Self {
-            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed)),
+            host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed, wish.run_dir)),
             pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
-            alias: wish.alias.to_owned(),
+            alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
             routes: routes(wish.routes, &wish.endpoints)?,
             endpoints: wish.endpoints,
         })
@@ -137,9 +163,8 @@ impl Wiring {
         let own = self.endpoints.iter().map(|endpoint| Address::bare(link, alone(endpoint.address)));
         let near = gateways.iter().map(|gateway| rtnl::Route::on_link(alone(*gateway), link));
         let far = self.routes.iter().map(|(route, gateway)| rtnl::Route {
-            mtu: route.mtu,
-            metric: route.priority,
-            ..rtnl::Route::through(route.dst, *gateway, link)
+            mtu: route.mtu.filter(|mtu| *mtu > 0),
+            ..rtnl::Route::through(route.dst, *gateway, link).with_metric(route.priority)
         });
         let hosts = gateways.iter().map(|gateway| known(link, *gateway, self.host_end.mac));
         Side { addresses: own.collect(), routes: near.chain(far).collect(), neighbours: hosts.collect() }
@@ -239,10 +264,11 @@ pub fn host_end_of(network: &str, attachment: &Attachment) -> String {
     owner::LINK_PREFIX.chars().chain(digits).collect()
 }
 
-/// Says whether we made this link: it is a veth end whose name and hardware address come from one hash.
-pub fn is_ours(link: &Link) -> bool {
+/// Says whether we made this link for an attachment whose lease is in `run_dir`, whatever that attachment was: it is a veth end
+/// whose name and hardware address come from one hash, and the latter from the directory as well.
+pub fn is_ours(link: &Link, run_dir: &Path) -> bool {
     let seed = seed_in(&link.name);
-    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed)))
+    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed, run_dir)))
 }
 
 const SEED_DIGITS: u32 = 13;
@@ -272,8 +298,10 @@ fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
     })
 }
 
-fn host_mac(seed: u64) -> Mac {
-    Mac::locally_administered(seed)
+fn host_mac(seed: u64, run_dir: &Path) -> Mac {
+    let parts = run_dir.components().map(|part| part.as_os_str().as_bytes());
+    let place = fnv1a(parts.flat_map(|part| part.iter().copied().chain([0])));
+    Mac::locally_administered(seed ^ place)
 }
 
 fn pod_mac(seed: u64) -> Mac {

@@ -86,6 +86,15 @@ pub fn set_if_different(key: &str, value: &str) -> Result<bool, Error> {
     set(key, value).map(|()| true)
 }
 
+/// Lists the names below a key, such as the links of `net/ipv6/conf`.
+pub fn names(key: &str) -> Result<Vec<String>, Error> {
+    let list = || -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(path_of(key))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    list().map_err(|source| Error::Read { key: key.to_owned(), source })
+}
+
 fn path_of(key: &str) -> PathBuf {
     Path::new(ROOT).join(key)
 }

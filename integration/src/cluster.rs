@@ -15,7 +15,7 @@ mod questions;
 mod status;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
@@ -324,6 +324,12 @@ impl Cluster {
     /// A node, by its name, to do something to its daemon.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut RunningNode, Error> {
         self.nodes.get_mut(name).ok_or_else(|| Error::NoSuchPlace(name.to_owned()))
+    }
+
+    /// The ids of all processes that the cluster started and looks after.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let daemons = self.nodes.values().filter_map(RunningNode::process);
+        self.pods.values().flat_map(RunningPod::processes).chain(daemons).collect()
     }
 
     /// All nodes, by name.

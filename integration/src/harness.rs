@@ -18,7 +18,7 @@ use std::{env, process::ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::{sandbox, server};
+use crate::{binaries, sandbox, server};
 
 /// One test: where it stands, what it claims, and how it is shown.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +61,8 @@ pub fn run(tests: &[&[Test]]) -> ExitCode {
         }
         return conclude(&arguments, tests, false);
     }
+    // Inside there is no network to fetch crates over. Where this fails, the tests that need the programs tell why.
+    let _ = binaries::built();
     match sandbox::run_inside() {
         Ok(status) => ExitCode::from(sandbox::exit_code(status)),
         Err(error) => {

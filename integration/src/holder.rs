@@ -11,6 +11,7 @@
 //! ```
 
 mod entry;
+mod orphans;
 mod search;
 
 use std::{
@@ -135,6 +136,7 @@ impl Desk {
     /// Does what is asked, one request after the other, until one asks for the end.
     pub fn serve(&self, cluster: &mut Cluster) {
         for stream in self.0.incoming().flatten() {
+            orphans::bury(&cluster.processes());
             // A command that was interrupted is no reason to stop.
             if let Ok(Request::Down) = answer(&stream, cluster) {
                 return;

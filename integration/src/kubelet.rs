@@ -245,6 +245,11 @@ impl RunningPod {
         &self.netns
     }
 
+    /// The processes of its containers, whether they run or have ended.
+    pub fn processes(&self) -> impl Iterator<Item = u32> {
+        self.containers.iter().map(|(_, process)| process.id())
+    }
+
     /// Its containers: name, process, and how it ended if it did.
     pub fn containers(&mut self) -> impl Iterator<Item = (&str, u32, Option<ExitStatus>)> {
         self.containers.iter_mut().map(|(name, process)| (name.as_str(), process.id(), process.ended()))

@@ -153,6 +153,11 @@ fn object(file: &str, number: usize, mut document: Value) -> Result<Object, Erro
     let name = ObjectName { kind: head.kind, namespace, name: head.metadata.name };
 
     let source = Source { file, name: &name, document: &document };
+    for (field, text) in [("metadata.name", &name.name), ("metadata.namespace", &name.namespace)] {
+        if !(is_name(text) || name.kind == "Node" && field == "metadata.namespace") {
+            return Err(source.field((field.to_owned(), not_a_name(text))));
+        }
+    }
     let content = match name.kind.as_str() {
         "Node" => Content::Node(source.checked(Node::wrong_field)?),
         "Pod" => Content::Pod(source.checked(Pod::wrong_field)?),
@@ -161,6 +166,18 @@ fn object(file: &str, number: usize, mut document: Value) -> Result<Object, Erro
         _ => return Err(Error::Kind { file: file.to_owned(), object: Box::new(name) }),
     };
     Ok(Object { name, content, document })
+}
+
+/// Says whether a text can be an object's or a container's name: they become names of files and machines. // RFC 1123 §2.1
+fn is_name(text: &str) -> bool {
+    let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(is_end)
+        && text.ends_with(is_end)
+        && text.chars().all(|c| is_end(c) || matches!(c, '-' | '.'))
+}
+
+fn not_a_name(text: &str) -> String {
+    format!("{text:?} is no name: a-z 0-9 - . with a letter or digit first and last")
 }
 
 /// A document, and what to call it in errors.

@@ -223,6 +223,11 @@ impl RunningNode {
         daemon.ended().is_none().then(|| daemon.id())
     }
 
+    /// The daemon's process, whether it runs or has ended.
+    pub fn process(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Process::id)
+    }
+
     /// The last lines that the daemon logged.
     pub fn log(&self) -> String {
         let text = self.run(|| fs::read_to_string(LOG).unwrap_or_default()).unwrap_or_default();

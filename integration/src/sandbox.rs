@@ -120,7 +120,7 @@ pub fn run_inside() -> Result<ExitStatus, Error> {
 }
 
 /// Runs what [`inner`] prepared, and returns how it ended. A signal that would end this program, such as Ctrl-C, ends the
-/// sandbox instead: when this program goes, all that was in the sandbox is gone.
+/// sandbox instead: when this program goes, all that was in the sandbox is gone, and it counts as ended by that signal.
 pub fn attend(command: &mut Command) -> Result<ExitStatus, Error> {
     let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
     let awaited: SigSet = ends.into_iter().chain([Signal::SIGCHLD]).collect();
@@ -131,6 +131,8 @@ pub fn attend(command: &mut Command) -> Result<ExitStatus, Error> {
         let signal = awaited.wait().map_err(|e| system("wait for a signal")(e.into()))?;
         if ends.contains(&signal) {
             process.kill().map_err(system("end process 1 of the sandbox"))?;
+            process.wait().map_err(system("wait for process 1 of the sandbox"))?;
+            return Ok(ExitStatus::from_raw(signal as i32)); // not that of the means
         }
         if let Some(status) = process.try_wait().map_err(system("wait for process 1 of the sandbox"))? {
             return Ok(status);

@@ -4,9 +4,14 @@
 
 use std::{
     fs,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use fairway_lab::{
@@ -16,9 +21,15 @@ use fairway_lab::{
 
 /// A command of the lab that knows nothing of the sandbox around this test, and so makes one of its own.
 #[expect(clippy::disallowed_methods, reason = "a person types commands")]
-fn lab(words: &[&str]) -> Output {
+fn command(words: &[&str]) -> Command {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_fairway-lab"));
     lab.args(words).env_remove("FAIRWAY_SANDBOX");
+    lab
+}
+
+/// Runs a command to its end.
+fn lab(words: &[&str]) -> Output {
+    let mut lab = command(words);
     let (done, output) = mpsc::channel();
     thread::spawn(move || done.send(lab.output()));
     // Whoever reads the output waits for its end, which a process that stays behind must not put off.
@@ -79,6 +90,23 @@ fairway_lab::sandbox_tests! {
             assert!(complains(command).starts_with("lab: no lab is up"), "{command:?}");
         }
 
+        let mut demo = command(&["demo"]).stdout(Stdio::null()).spawn().unwrap();
+        wait::until("the sandbox", || {
+            let is_there = traces().iter().any(|trace| trace.contains("--play"));
+            if is_there { Ok(()) } else { Err("no process of it".to_owned()) }
+        })
+        .unwrap();
+        kill(Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGINT).unwrap();
+        assert_eq!(demo.wait().unwrap().code(), Some(128 + Signal::SIGINT as i32));
+        assert_eq!(traces(), before);
+
+        // Without cargo, whose own lock would have them come one after the other.
+        let ups = [(); 4].map(|()| thread::spawn(|| command(&["up"]).env_remove("CARGO").output()));
+        let ups = ups.map(|up| up.join().unwrap().unwrap().status.success());
+        assert_eq!(ups.iter().filter(|is_up| **is_up).count(), 1, "{ups:?}");
+        says(&["down"]);
+        assert!(complains(&["down"]).starts_with("lab: no lab is up"));
+
         says(&["up"]);
         assert!(complains(&["up"]).starts_with("lab: a lab is up already"));
         let status = says(&["status"]);
@@ -91,6 +119,12 @@ fairway_lab::sandbox_tests! {
         let routes = says(&["exec", "apache-pod", "--", "cat", "/proc/self/net/dev"]);
         assert!(routes.contains("eth0:"), "{routes}");
         assert_eq!(lab(&["exec", "outside", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+        says(&["exec", "outside", "--", "sh", "-c", "true & exec true"]);
+        wait::until("what ended to be let go of", || {
+            let ended = says(&["exec", "outside", "--", "sh", "-c", "grep -l ') Z 1 ' /proc/[0-9]*/stat || true"]);
+            if ended.is_empty() { Ok(()) } else { Err(ended) }
+        })
+        .unwrap();
         assert!(complains(&["exec", "nowhere", "--", "true"]).contains("\"nowhere\" is no pod"));
 
         assert_eq!(says(&["apply", "-f", APPLIED]), "Service default/myweb-service configured\n");

@@ -151,6 +151,31 @@ fairway_lab::sandbox_tests! {
         assert_eq!(result["interfaces"][1]["mtu"], 1410);
     }
 
+    fn check_notices_that_the_pod_cidr_is_another() {
+        let mut runtime = Runtime::new(dual_stack());
+        runtime.conf = runtime.conf_with(&json!({ "ipam": null }));
+        let write = |cidr: &str| {
+            let node = json!({ "podCIDRs": [cidr] }).to_string();
+            runtime.host.run(|| std::fs::write("/run/fairway/node.json", node).unwrap()).unwrap();
+        };
+        write("10.244.7.0/24");
+        let result = runtime.add("c1");
+
+        write("10.244.8.0/24");
+
+        let check = runtime.conf_with(&json!({ "prevResult": result }));
+        assert_eq!(
+            failure(&runtime.call_with("CHECK", "c1", &check)),
+            (
+                102,
+                "pod default/c1: address 10.244.7.2 is leased to it, and of no range of the network any more"
+                    .to_owned()
+            )
+        );
+        success(&runtime.call_with("DEL", "c1", &check));
+        assert_eq!(runtime.leases(), [""; 0]);
+    }
+
     fn what_earlier_plugins_made_is_passed_on() {
         let runtime = Runtime::new(dual_stack());
         runtime.sandbox("c1");

@@ -463,6 +463,37 @@ fairway_lab::sandbox_tests! {
         assert_eq!(runtime.files("/run/fairway/other/leases").len(), 1);
     }
 
+    fn gc_leaves_links_alone_whose_leases_are_kept_elsewhere() {
+        let runtime = Runtime::new(dual_stack());
+        let elsewhere = runtime.conf_with(&json!({ "name": "other", "runDir": "/run/lab/leases" }));
+        runtime.sandbox("a");
+        let link = host_end(&success(&runtime.call_with("ADD", "a", &elsewhere)));
+        let nothing_valid = json!({ "cni.dev/valid-attachments": [] });
+
+        success(&runtime.call_with("GC", "", &runtime.conf_with(&nothing_valid)));
+
+        assert_eq!(traces(&runtime).links, [link]);
+    }
+
+    fn a_host_end_with_another_hardware_address_is_mended_and_deleted_all_the_same() {
+        let runtime = Runtime::new(dual_stack());
+        let result = runtime.add("a");
+        let change = || {
+            let name = host_end(&result);
+            runtime.on_host(|kernel| async move {
+                let index = index(&kernel, &name).await;
+                kernel.set_mac(index, Mac([2, 9, 9, 9, 9, 9])).await.unwrap();
+            });
+        };
+
+        change();
+        assert_eq!(success(&runtime.call("ADD", "a")), result);
+        change();
+        success(&runtime.call("DEL", "a"));
+
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
     fn gc_goes_on_over_what_it_cannot_remove_and_tells_it() {
         let runtime = Runtime::new(dual_stack());
         runtime.add("gone");
@@ -528,6 +559,71 @@ fairway_lab::sandbox_tests! {
             ]
         });
         assert_eq!(forwarding.unwrap(), ["1", "1"]);
+    }
+
+    fn a_route_whose_priority_is_the_kernel_s_default_is_found_again() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        let ipam = json!({
+            "ranges": runtime.conf["ipam"]["ranges"],
+            "routes": [
+                { "dst": "0.0.0.0/0", "priority": 0, "mtu": 0 },
+                { "dst": "::/0", "priority": 1024 },
+                { "dst": "fd00::/16", "priority": 0 },
+            ],
+        });
+        let conf = runtime.conf_with(&json!({ "ipam": ipam }));
+
+        let result = success(&runtime.call_with("ADD", "a", &conf));
+
+        let mut check = conf.clone();
+        check["prevResult"] = result;
+        success(&runtime.call_with("CHECK", "a", &check));
+    }
+
+    fn a_pod_whose_name_is_longer_than_a_link_s_alias_is_wired_all_the_same() {
+        let runtime = Runtime::new(dual_stack());
+        let long = "a".repeat(253);
+        runtime.sandbox("a");
+
+        let result = success(&runtime.call_as("ADD", "a", &format!("{}/{long}", "n".repeat(63))));
+
+        let name = host_end(&result);
+        let alias = runtime.on_host(|kernel| async move { kernel.link(&name).await.unwrap().alias.unwrap() });
+        assert_eq!(alias.len(), 254);
+        assert!(alias.starts_with(&format!("{}/aaa", "n".repeat(63))), "{alias}");
+    }
+
+    fn a_pod_cannot_pose_as_the_host_s_router() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        let v4 = runtime.conf_with(&json!({ "ipam": { "subnet": "10.244.1.0/24" } }));
+        let result = success(&runtime.call_with("ADD", "a", &v4));
+
+        let key = format!("net/ipv6/conf/{}/accept_ra", host_end(&result));
+
+        assert_eq!(runtime.host.run(|| sysctl::read(&key).unwrap()).unwrap(), "0");
+    }
+
+    fn a_host_that_starts_to_forward_still_listens_to_its_routers() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.on_host(|kernel| async move {
+            kernel.add_veth(&end("uplink"), &end("quiet"), None).await.unwrap();
+        });
+        let key = |link: &str| format!("net/ipv6/conf/{link}/accept_ra");
+        runtime
+            .host
+            .run(|| {
+                sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
+                sysctl::set(&key("uplink"), "1").unwrap();
+                sysctl::set(&key("quiet"), "0").unwrap();
+            })
+            .unwrap();
+
+        runtime.add("a");
+
+        let accepted = runtime.host.run(|| ["uplink", "quiet"].map(|link| sysctl::read(&key(link)).unwrap()));
+        assert_eq!(accepted.unwrap(), ["2", "0"]);
     }
 
     fn a_pod_of_one_family_has_nothing_of_the_other() {

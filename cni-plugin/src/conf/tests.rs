@@ -105,6 +105,10 @@ fn what_makes_no_sense_is_named() {
             json!({ "ipam": { "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8" } }),
             "7 ipam: range 10.1.0.9-10.1.0.8 ends before it starts",
         ),
+        (
+            json!({ "ipam": { "rangeStart": "10.1.0.9" } }),
+            "7 ipam.subnet beside rangeStart, rangeEnd or gateway is missing in the network configuration",
+        ),
         (json!({ "ipam": { "ranges": [[]] } }), "7 ipam: a set of ranges is empty"),
         (
             json!({ "ipam": { "ranges": [[{}]] } }),

@@ -36,6 +36,15 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<(), Failure
     let sandbox = Sandbox::open(target)?;
     let plan = Plan::of(&conf)?;
     let record = store(&conf.network)?.find(&target.attachment)?.ok_or(Altered::NoLease)?;
+    let homeless: Vec<String> = record
+        .addresses
+        .iter()
+        .filter(|address| plan.sets.iter().all(|set| set.range_of(**address).is_none()))
+        .map(|address| format!("address {address} is leased to it, and of no range of the network any more"))
+        .collect();
+    if !homeless.is_empty() {
+        return Err(Altered::Faults(homeless.join("; ")).into()); // how it should be wired is not known any more either
+    }
     let wiring = plan.wiring(&conf, target, &record)?;
 
     let mut faults = disagreements(&returned, &wiring, &record);

@@ -48,7 +48,7 @@ async fn remove_stray_links(
 ) -> Result<Vec<Failure>, Failure> {
     let mut claimed: BTreeSet<String> = valid.iter().map(|valid| host_end_of(&network.name, valid)).collect();
     // An ADD of another network may be running: its record is there before its link is, so list the links first.
-    let host_ends = wire::host_ends(host).await?;
+    let host_ends = wire::host_ends(host, &network.run_dir).await?;
     let run_dir = run_dir(network);
     for name in run_dir.names().map_err(crate::ipam::store::Error::from)? {
         let attachments = Store::of(&run_dir, &name)?.attachments()?;

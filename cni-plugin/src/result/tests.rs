@@ -17,6 +17,7 @@ fn result() -> AddResult {
     let wish = Wish {
         network: "pods",
         attachment: &attachment,
+        run_dir: "/run/fairway".as_ref(),
         alias: "default/web",
         mtu: 1450,
         endpoints,

@@ -3,6 +3,8 @@
 //! In: a [`Wiring`], the host's kernel and the pod's namespace. Out: links, addresses, routes and neighbours, or what is wrong with
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
+use std::path::Path;
+
 use dataplane::{
     netns::{self, Netns},
     owner,
@@ -80,7 +82,7 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), Error> {
     let pod = Kernel::open_in(netns).map_err(in_pod)?;
     if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
-        if !is_ours(&there) {
+        if !there.is_veth() {
             return Err(Error::Foreign { name: there.name, place: HOST });
         }
         if faults(wiring, host, &pod).await?.is_empty() {
@@ -97,6 +99,7 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), 
     host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
     let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
+    refuse_advertisements(&wiring.host_end.name)?;
     if wiring.has_family(false) {
         allow_ipv6(HOST, &[&wiring.host_end.name])?;
         netns.run(|| allow_ipv6(POD, &["lo", &wiring.pod_end.name]))??;
@@ -127,11 +130,47 @@ async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
 fn allow_forwarding(wiring: &Wiring) -> Result<(), Error> {
     let keys = [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")];
     for (is_ipv4, key) in keys {
-        if wiring.has_family(is_ipv4) {
-            sysctl::set_if_different(key, "1").map_err(|source| Error::Sysctl { place: HOST, source })?;
+        if !wiring.has_family(is_ipv4) || sysctl::read(key).map_err(host_sysctl)? == "1" {
+            continue;
+        }
+        if !is_ipv4 {
+            keep_advertised_routes()?;
+        }
+        sysctl::set(key, "1").map_err(host_sysctl)?;
+    }
+    Ok(())
+}
+
+fn host_sysctl(source: sysctl::Error) -> Error {
+    Error::Sysctl { place: HOST, source }
+}
+
+/// A host that forwards forgets the routes that routers advertised to it, and hears of no others, unless `accept_ra` is 2 rather
+/// than 1: a node that has its default route from a router would lose it. // kernel ip-sysctl.rst
+fn keep_advertised_routes() -> Result<(), Error> {
+    for link in sysctl::names("net/ipv6/conf").map_err(host_sysctl)? {
+        let key = format!("net/ipv6/conf/{link}/accept_ra");
+        // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
+        if !["all", "default", "lo"].contains(&link.as_str()) && sysctl::read(&key).is_ok_and(|it| it == "1")
+        {
+            set_if_there(&key, "2")?;
         }
     }
     Ok(())
+}
+
+/// No pod is a router: with one packet it could else draw the traffic of a host that does not forward IPv6 to itself.
+/// // CVE-2020-10749
+fn refuse_advertisements(host_end: &str) -> Result<(), Error> {
+    set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0")
+}
+
+/// A parameter that is not there is of a link that is gone, or of a kernel without IPv6.
+fn set_if_there(key: &str, value: &str) -> Result<(), Error> {
+    match sysctl::set_if_different(key, value) {
+        Err(error) if !error.is_not_found() => Err(host_sysctl(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Some runtimes make namespaces in which IPv6 is off.
@@ -205,10 +244,10 @@ async fn missing(kernel: &Kernel, side: &Side, place: &str) -> Result<Vec<String
 }
 
 /// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it; says whether it was
-/// there. A link that we have not made stays.
+/// there. The name is proof enough: it is a hash of the attachment, and someone may have changed the hardware address.
 pub async fn demolish(host: &Kernel, host_end: &str) -> Result<bool, Error> {
     match find(host, host_end).await.map_err(on_host)? {
-        Some(link) if is_ours(&link) => remove(host, &link).await.map_err(on_host).map(|()| true),
+        Some(link) if link.is_veth() => remove(host, &link).await.map_err(on_host).map(|()| true),
         _ => Ok(false),
     }
 }
@@ -221,8 +260,8 @@ async fn remove(host: &Kernel, link: &Link) -> Result<(), rtnl::Error> {
     }
 }
 
-/// Lists the host ends that we made.
-pub async fn host_ends(host: &Kernel) -> Result<Vec<String>, Error> {
+/// Lists the host ends that we made for attachments with leases in `run_dir`.
+pub async fn host_ends(host: &Kernel, run_dir: &Path) -> Result<Vec<String>, Error> {
     let links = host.links().await.map_err(on_host)?;
-    Ok(links.into_iter().filter(is_ours).map(|link| link.name).collect())
+    Ok(links.into_iter().filter(|link| is_ours(link, run_dir)).map(|link| link.name).collect())
 }

@@ -2,6 +2,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
+use crate::conf::RUN_DIR;
 
 fn attachment() -> Attachment {
     Attachment::new("0123456789abcdef", "eth0").unwrap()
@@ -19,6 +20,7 @@ fn wiring(endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) -> Result<Wirin
     Wiring::of(Wish {
         network: "pods",
         attachment: &attachment(),
+        run_dir: RUN_DIR.as_ref(),
         alias: "default/web",
         mtu: 1450,
         endpoints,
@@ -84,6 +86,30 @@ fn a_route_that_leads_nowhere_is_refused() {
 }
 
 #[test]
+fn a_size_that_the_kernel_would_not_take_is_refused_by_name() {
+    let check = |mtu: u32, endpoints: Vec<Endpoint>| {
+        let attachment = attachment();
+        let wish = Wish {
+            network: "pods",
+            attachment: &attachment,
+            run_dir: RUN_DIR.as_ref(),
+            alias: "x",
+            mtu,
+            endpoints,
+            routes: None,
+        };
+        Wiring::of(wish).map(|wiring| wiring.pod_end.mtu).map_err(|error| error.to_string())
+    };
+    let v4 = || vec![endpoint("10.244.1.7", "10.244.1.1")];
+
+    assert_eq!(check(68, v4()), Ok(68));
+    assert_eq!(check(67, v4()), Err("mtu 67: 68 to 65535".to_owned()));
+    assert_eq!(check(1280, dual_stack()), Ok(1280));
+    assert_eq!(check(1279, dual_stack()), Err("mtu 1279: 1280 to 65535".to_owned()));
+    assert_eq!(check(65_536, v4()), Err("mtu 65536: 68 to 65535".to_owned()));
+}
+
+#[test]
 fn two_addresses_of_one_range_share_its_gateway() {
     let both = vec![endpoint("10.244.1.7", "10.244.1.1"), endpoint("10.244.1.8", "10.244.1.1")];
     let wiring = wiring(both, None).unwrap();
@@ -114,14 +140,15 @@ proptest! {
     fn a_host_end_is_known_by_its_name_and_hardware_address(id in "[a-z0-9]{1,64}", ifname in "[a-z0-9]{1,15}") {
         let attachment = Attachment::new(&id, &ifname).unwrap();
         let name = host_end_of("pods", &attachment);
-        let wish = Wish { network: "pods", attachment: &attachment, alias: "x", mtu: 1500, endpoints: vec![], routes: None };
+        let wish = Wish { network: "pods", attachment: &attachment, run_dir: RUN_DIR.as_ref(), alias: "x", mtu: 1500, endpoints: vec![], routes: None };
         let wiring = Wiring::of(wish).unwrap();
 
         prop_assert_eq!(name.len(), 15);
         prop_assert_eq!(&wiring.host_end.name, &name);
         prop_assert_ne!(wiring.host_end.mac, wiring.pod_end.mac);
-        prop_assert!(is_ours(&link(&name, wiring.host_end.mac)));
-        prop_assert!(!is_ours(&link(&name, wiring.pod_end.mac)));
+        prop_assert!(is_ours(&link(&name, wiring.host_end.mac), RUN_DIR.as_ref()));
+        prop_assert!(!is_ours(&link(&name, wiring.host_end.mac), "/run/other".as_ref()));
+        prop_assert!(!is_ours(&link(&name, wiring.pod_end.mac), RUN_DIR.as_ref()));
     }
 }
 
@@ -134,11 +161,11 @@ fn one_link_of_a_container_has_a_host_end_for_each_network() {
 fn a_link_of_another_s_is_not_ours_whatever_it_is_called() {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     for name in ["fwbr100i0", "fwln100i0", "fw", "eth0", "fwaaaaaaaaaaaa1", "fwaaaaaaaaaaaaa"] {
-        assert!(!is_ours(&link(name, mac)), "{name}");
+        assert!(!is_ours(&link(name, mac), RUN_DIR.as_ref()), "{name}");
     }
     let name = host_end_of("pods", &attachment());
     let ours = link(&name, wiring(dual_stack(), None).unwrap().host_end.mac);
-    assert!(!is_ours(&Link { kind: Some("dummy".to_owned()), ..ours }));
+    assert!(!is_ours(&Link { kind: Some("dummy".to_owned()), ..ours }, RUN_DIR.as_ref()));
 }
 
 #[test]

@@ -67,6 +67,13 @@ impl Route {
         Self { gateway: Some(gateway), scope: Scope::Universe, ..Self::on_link(destination, link) }
     }
 
+    /// The same with this metric. The kernel's own default, said aloud, is no metric: the kernel does not list it either.
+    #[must_use]
+    pub fn with_metric(self, metric: Option<u32>) -> Self {
+        let default = if self.destination.is_ipv4() { 0 } else { DEFAULT_METRIC_V6 };
+        Self { metric: metric.filter(|metric| ![0, default].contains(metric)), ..self }
+    }
+
     /// Says whether we made it.
     pub fn is_ours(&self) -> bool {
         self.protocol == owner::ROUTE_PROTOCOL

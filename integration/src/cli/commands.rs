@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs,
-    io::{BufRead, BufReader},
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitCode,
@@ -33,9 +33,14 @@ pub(super) fn demo(screen: Screen) -> Result<ExitCode> {
 pub(super) fn stay(is_played: bool, screen: Screen, files: &[PathBuf]) -> Result<ExitCode> {
     Holder::require_none()?;
     let flags: &[&str] = if is_played { &["--stay", "--play"] } else { &["--stay"] };
-    let mut inner = sandbox::inner(arguments(flags, screen, files)?, Tie::Loose)?;
+    let arguments = arguments(flags, screen, files)?; // building the programs may have taken its time
+    // Of several that start at once, one comes first, and the others find its holder.
+    let turn = own_file_locked().context("wait for others that start a lab")?;
+    Holder::require_none()?;
+    let mut inner = sandbox::inner(arguments, Tie::Loose)?;
     let (ours, theirs) = UnixStream::pair().context("make a socket for the sandbox")?;
     let mut child = inner.stdin(OwnedFd::from(theirs)).spawn().context("start process 1 of the sandbox")?;
+    drop(turn);
     drop(inner); // and with it this process's copy of the other end
 
     let mut word = String::new();
@@ -46,6 +51,13 @@ pub(super) fn stay(is_played: bool, screen: Screen, files: &[PathBuf]) -> Result
         return Ok(ExitCode::from(sandbox::exit_code(status).max(1)));
     };
     Ok(ExitCode::from(code))
+}
+
+/// Waits until no other process has this program's file locked, and locks it.
+fn own_file_locked() -> io::Result<File> {
+    let file = File::open(std::env::current_exe()?)?;
+    file.lock()?;
+    Ok(file)
 }
 
 fn arguments(flags: &[&str], screen: Screen, files: &[PathBuf]) -> Result<Vec<OsString>> {

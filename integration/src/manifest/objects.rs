@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::WrongField;
+use super::{WrongField, is_name, not_a_name};
 
 type Labels = BTreeMap<String, String>;
 
@@ -163,6 +163,10 @@ impl Pod {
     pub(super) fn wrong_field(&self) -> Option<WrongField> {
         if self.spec.containers.is_empty() {
             return Some(("spec.containers".into(), "a pod has at least one".into()));
+        }
+        let unnamed = self.spec.containers.iter().zip(0..).find(|(container, _)| !is_name(&container.name));
+        if let Some((container, c)) = unnamed {
+            return Some((format!("spec.containers[{c}].name"), not_a_name(&container.name)));
         }
         let ports = self.spec.containers.iter().zip(0..).flat_map(|(container, c)| {
             container

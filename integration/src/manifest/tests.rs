@@ -54,6 +54,28 @@ fn an_error_names_file_object_and_field() {
 }
 
 #[test]
+fn a_name_that_leads_elsewhere_is_no_name() {
+    check(
+        &SERVICE.replace("name: web", "name: ../web"),
+        &[
+            "x.yaml: Service default/../web: metadata.name: \"../web\" is no name: a-z 0-9 - . with a letter or digit first and last",
+        ],
+    );
+    check(
+        &SERVICE.replace("name: web", "name: web, namespace: a/b"),
+        &[
+            "x.yaml: Service a/b/web: metadata.namespace: \"a/b\" is no name: a-z 0-9 - . with a letter or digit first and last",
+        ],
+    );
+    check(
+        "{kind: Pod, metadata: {name: web}, spec: {containers: [{name: a/b}]}}",
+        &[
+            "x.yaml: Pod default/web: spec.containers[0].name: \"a/b\" is no name: a-z 0-9 - . with a letter or digit first and last",
+        ],
+    );
+}
+
+#[test]
 fn a_kind_that_the_lab_does_nothing_with_is_named() {
     check(
         "{kind: Deployment, metadata: {name: web}}",

@@ -60,13 +60,26 @@ impl Runtime {
         self.call_with(verb, container, &self.conf)
     }
 
+    /// Calls the plugin for a container of the pod `namespace/name`.
+    pub(crate) fn call_as(&self, verb: &str, container: &str, pod: &str) -> Outcome {
+        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
+        let (namespace, name) = pod.split_once('/').unwrap();
+        let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
+        variables.push(("CNI_ARGS".into(), args.into())); // the last one counts
+        self.run(variables, &self.conf)
+    }
+
     pub(crate) fn call_with(&self, verb: &str, container: &str, conf: &Value) -> Outcome {
         self.call_in(verb, container, &format!("/run/netns/{container}"), conf)
     }
 
     pub(crate) fn call_in(&self, verb: &str, container: &str, netns: &str, conf: &Value) -> Outcome {
+        self.run(variables(verb, container, netns), conf)
+    }
+
+    fn run(&self, variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_631_723);
-        let environment = Environment::from_vars(variables(verb, container, netns), now);
+        let environment = Environment::from_vars(variables, now);
         let stdin = conf.to_string();
         self.host.run(|| cni_plugin::run(&environment, stdin.as_bytes())).unwrap()
     }
