@@ -42,7 +42,7 @@ pub(super) const MAPS: [(&str, SetType); 4] = [
     (TURNS, kind(KeyType::Number, DataType::Number)),
 ];
 
-/// How many clients are remembered at a time; beyond that, new ones take turns.
+/// How many clients are remembered at a time; beyond that, new ones take turns and are forgotten at once.
 const MOST_CLIENTS: u32 = 1 << 20;
 
 /// Set in every identity and endpoint id.
@@ -246,5 +246,6 @@ fn add_chains(journal: &mut Journal, seconds: u32) {
     add(choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]);
     let turn = Statement::SetPriority(by_priority(u32::MAX, TURNS));
     add(turn_chain(seconds), vec![rule([turn, goto(remember.clone())])]);
-    add(remember, vec![rule([Statement::Remember(clients()), goto(PICK)])]);
+    // A rule ends where the map is full: the second one serves whoever cannot be remembered.
+    add(remember, vec![rule([Statement::Remember(clients()), goto(PICK)]), rule([goto(PICK)])]);
 }
