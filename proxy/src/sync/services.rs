@@ -21,7 +21,7 @@ pub struct Nftables {
     socket: Socket,
     /// Whether the kernel holds what was planned at the last commit.
     is_in_step: bool,
-    /// When what nothing leads to was last removed.
+    /// When the kernel took the last commit that a retirement went with, or that brought it back in step.
     retired_at: Option<Instant>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
@@ -68,16 +68,19 @@ impl Services for Nftables {
 
     #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
     fn commit(&mut self) -> Result<Committed, nft::Error> {
-        let now = Instant::now();
-        if self.retired_at.is_none_or(|at| now.duration_since(at) >= SETTLED) {
-            self.planner.retire();
-            self.retired_at = Some(now);
-        }
         let was_in_step = mem::replace(&mut self.is_in_step, false); // unless all goes well
+        // What was refused led nobody away yet: what it was to lead away from must outlive the next attempt.
+        let retires = was_in_step && self.retired_at.is_none_or(|at| at.elapsed() >= SETTLED);
+        if retires {
+            self.planner.retire();
+        }
         let changes = if was_in_step { self.planner.take() } else { self.changes_from_held()? };
         trace!(transaction = %changes, "commits");
         self.socket.commit(&changes)?;
         self.is_in_step = true;
+        if retires || !was_in_step {
+            self.retired_at = Some(Instant::now());
+        }
         let (added, removed) = changes.elements();
         Ok(Committed { elements: added + removed, is_unfinished: !self.planner.is_settled() })
     }
