@@ -12,7 +12,7 @@
 //! address and identity with an endpoint id. Ids stay when other endpoints come and go, so no client moves that need not.
 //! Timeouts stand in rules; services with the same timeout share them, and identities of one timeout lie in blocks of 256.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::nft::{
     Affinity, Chain, Data, DataType, Element, Key, KeyType, SetType, Source, Statement, Verdict,
@@ -162,8 +162,9 @@ impl Identities {
         endpoints: &[Endpoint],
     ) -> (Sticky, Retired) {
         let mut retired = Retired::default();
-        let stays = |endpoint: &Endpoint| endpoints.contains(endpoint);
-        retired.ids = sticky.ids.extract_if(.., |endpoint, _| !stays(endpoint)).map(|(_, id)| id).collect();
+        let wanted: BTreeSet<_> = endpoints.iter().copied().collect();
+        let gone = sticky.ids.extract_if(.., |endpoint, _| !wanted.contains(endpoint));
+        retired.ids = gone.map(|(_, id)| id).collect();
         for endpoint in endpoints.iter().take(id_limit()) {
             if !sticky.ids.contains_key(endpoint) {
                 let id = sticky.next_id();
@@ -224,7 +225,7 @@ fn id_limit() -> usize {
     usize::try_from(IDS - 1).unwrap_or(usize::MAX)
 }
 
-/// Adds the chains of a timeout.
+/// Adds the chains of a timeout. Each ends in `pick`, which drops what a number removed too early would let slip through.
 fn add_chains(journal: &mut Journal, seconds: u32) {
     let [affinity, recall, choose, remember] =
         ["affinity", "recall", "choose", "remember"].map(|word| format!("{word}-{seconds}"));
@@ -239,13 +240,14 @@ fn add_chains(journal: &mut Journal, seconds: u32) {
             rule([Statement::SetPriority(known), Statement::Verdict(Verdict::Jump(recall.clone().into()))]),
             // meta priority set meta priority & ffff:f000 map @choices goto choose-10800
             rule([Statement::SetPriority(by_priority(IDENTITY, CHOICES)), goto(choose.clone())]),
+            rule([goto(PICK)]),
         ],
     );
     let recalled = Statement::DnatAsRemembered { slots: SLOTS.into(), affinity: clients() };
     add(recall, vec![rule([recalled])]);
     add(choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]);
     let turn = Statement::SetPriority(by_priority(u32::MAX, TURNS));
-    add(turn_chain(seconds), vec![rule([turn, goto(remember.clone())])]);
+    add(turn_chain(seconds), vec![rule([turn, goto(remember.clone())]), rule([goto(PICK)])]);
     // A rule ends where the map is full: the second one serves whoever cannot be remembered.
     add(remember, vec![rule([Statement::Remember(clients()), goto(PICK)]), rule([goto(PICK)])]);
 }

@@ -5,7 +5,7 @@
 //! eight, a chain each, and stay: a service that needs one takes a spare of its N and gives it back. An endpoint that is
 //! replaced takes over the slot, so the rotation goes on; when N changes, the service moves to a class of the new N.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::nft::{Chain, Data, Element, Key, Match, Source, Statement, Verdict};
 
@@ -73,7 +73,7 @@ impl<T> Turns<T> {
 }
 
 /// What can take turns: where its slots are kept, and what they hold.
-pub(super) trait Member: Copy + PartialEq {
+pub(super) trait Member: Copy + Ord {
     /// The map of its slots.
     const MAP: &'static str;
     /// What its slot holds.
@@ -151,8 +151,10 @@ impl Rotations {
             let started = self.start_with(journal, turns.ending, wanted.to_vec());
             return (started, Some(turns));
         }
-        let mut added = wanted.iter().filter(|member| !turns.members.contains(member));
-        let gone = turns.slots().filter(|(_, member)| !wanted.contains(member));
+        let (before, after) =
+            (turns.members.iter().collect::<BTreeSet<_>>(), wanted.iter().collect::<BTreeSet<_>>());
+        let mut added = wanted.iter().filter(|member| !before.contains(member));
+        let gone = turns.slots().filter(|(_, member)| !after.contains(member));
         let replaced: Vec<_> = gone.map(|(slot, _)| slot).zip(&mut added).map(|(s, m)| (s, *m)).collect();
         let first = turns.slots().next().map_or(0, |(slot, _)| slot);
         for (slot, member) in replaced {
