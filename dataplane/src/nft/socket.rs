@@ -57,7 +57,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel refused a change, and with it the transaction.
-    #[error("kernel refuses `{change}`{}", because(.reason.as_deref()))]
+    #[error("kernel refuses `{change}`{}{}", because(.reason.as_deref()), needs(source))]
     Refused {
         /// The change, as nft text; of many elements only the one at fault.
         change: String,
@@ -70,7 +70,7 @@ pub enum Error {
     #[error("outcome of a transaction is unknown")]
     OutcomeUnknown(#[source] io::Error),
     /// Our tables could not be listed.
-    #[error("list {what} of table {family} {table}", table = owner::TABLE)]
+    #[error("list {what} of table {family} {table}{}", needs(source), table = owner::TABLE)]
     List {
         /// What was listed.
         what: &'static str,
@@ -79,6 +79,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What to do about the one reason that a person can do something about.
+fn needs(source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(nix::libc::EPERM) { ": run with CAP_NET_ADMIN" } else { "" }
 }
 
 fn because(reason: Option<&str>) -> String {
