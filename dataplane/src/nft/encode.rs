@@ -416,10 +416,7 @@ fn put_verdict(w: &mut Writer, verdict: &Verdict) {
 
 /// A comment as TLV, cut to what the kernel's 256 bytes and libnftnl's one-byte length surely hold.
 fn comment_bytes(comment: &str) -> Vec<u8> {
-    let mut end = comment.len().min(Element::LONGEST_COMMENT);
-    while !comment.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = comment.floor_char_boundary(Element::LONGEST_COMMENT);
     let text = comment.as_bytes().get(..end).unwrap_or_default();
     let mut bytes = vec![COMMENT, u8::try_from(text.len() + 1).unwrap_or(127)];
     bytes.extend_from_slice(text);

@@ -42,7 +42,8 @@ pub(super) fn cluster_ip_key(name: &ServicePortName, port: &ServicePort) -> Key 
 pub(super) fn point(journal: &mut Journal, key: Key, name: &ServicePortName, number: Option<u32>) {
     let element = number.map(|number| {
         // The longest namespace, name and port together are longer than what nft takes.
-        let comment: String = name.to_string().chars().take(Element::LONGEST_COMMENT).collect();
+        let mut comment = name.to_string();
+        comment.truncate(comment.floor_char_boundary(Element::LONGEST_COMMENT));
         Element { data: Data::Number(number), comment: Some(comment.into()) }
     });
     journal.set(vip_map(key), key, element);

@@ -254,6 +254,17 @@ fn numbers_that_were_left_wait_for_the_retirement_after_the_next() {
 }
 
 #[test]
+fn a_comment_is_as_long_as_the_kernel_keeps_it() {
+    let mut node = Node::new(&Settings::default());
+
+    node.set(&name(&"ä".repeat(100)), Some(&port("10.96.0.1", &[2])));
+
+    let comments = node.table().maps["cluster-vips"].elements.values().map(|element| element.comment.clone());
+    let cut = format!("default/{}", "ä".repeat((126 - 8) / 2));
+    assert_eq!(comments.collect::<Vec<_>>(), [Some(cut.into())]);
+}
+
+#[test]
 fn a_family_that_is_not_planned_gets_no_table() {
     let mut planner = Planner::new(&[Family::Ip], &Settings::default());
 
