@@ -129,9 +129,10 @@ impl AsRawFd for Netns {
 
 /// Namespaces are files of the kernel's own, without the types that a file system gives.
 fn is_namespace(file: &File) -> bool {
-    const NSFS_MAGIC: i64 = 0x6e73_6673; // include/uapi/linux/magic.h
     let plain = file.metadata().is_ok_and(|m| m.file_type().is_file() || m.file_type().is_char_device());
-    plain && nix::sys::statfs::fstatfs(file).is_ok_and(|fs| fs.filesystem_type().0 == NSFS_MAGIC)
+    plain
+        && nix::sys::statfs::fstatfs(file)
+            .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
 /// Runs `work` on a thread that ends with it: what the thread entered, nobody else inherits.

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long anything in the lab may take until it counts as broken, unless said otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(10);
 

@@ -31,6 +31,8 @@ pub struct State {
     /// The service under which each slice is kept.
     owners: BTreeMap<ObjectName, ObjectName>,
     nodes: BTreeMap<String, Arc<Node>>,
+    /// How many services are to be served.
+    served: usize,
 }
 
 /// What an event makes worth planning again.
@@ -75,6 +77,7 @@ impl State {
             slices: BTreeMap::new(),
             owners: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            served: 0,
         }
     }
 
@@ -84,12 +87,15 @@ impl State {
         match event {
             Event::Service(Change::Set(service)) => {
                 let old = self.services.insert(service.name.clone(), Arc::clone(&service));
+                self.served += usize::from(is_served(&service));
+                self.served -= usize::from(old.as_deref().is_some_and(is_served));
                 if old.as_ref() != Some(&service) {
                     old.iter().chain([&service]).for_each(|version| touched.add_service(version, |_| true));
                 }
             }
             Event::Service(Change::Gone(name)) => {
                 if let Some(old) = self.services.remove(&name) {
+                    self.served -= usize::from(is_served(&old));
                     touched.add_service(&old, |_| true);
                 }
             }
@@ -159,10 +165,7 @@ impl State {
 
     /// The number of services that are to be served.
     pub fn service_count(&self) -> usize {
-        self.services
-            .values()
-            .filter(|service| service.is_proxied() && !service.cluster_ips.is_empty())
-            .count()
+        self.served
     }
 
     /// All nodes, this one among them.
@@ -237,6 +240,10 @@ fn usable(candidates: BTreeMap<SocketAddr, Candidate>) -> Vec<Endpoint> {
         candidate.is_ready || (!any_ready && candidate.is_serving && !candidate.is_staying)
     });
     chosen.map(|(address, candidate)| Endpoint { address, is_local: candidate.is_local }).collect()
+}
+
+fn is_served(service: &Service) -> bool {
+    service.is_proxied() && !service.cluster_ips.is_empty()
 }
 
 fn port_name(service: &Service, port: &Port) -> ServicePortName {

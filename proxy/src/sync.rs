@@ -77,6 +77,7 @@ pub struct Sync<S, N> {
     touched: Touched,
     pace: Pace,
     last_error: Option<String>,
+    has_committed: bool,
 }
 
 impl<S: Services, N: Nodes> Sync<S, N> {
@@ -84,8 +85,8 @@ impl<S: Services, N: Nodes> Sync<S, N> {
     pub fn new(own_node: impl Into<String>, services: S, nodes: N) -> Self {
         // The routes left by an earlier run are compared with the nodes even if there are none.
         let touched = Touched { nodes: true, ..Touched::default() };
-        let (pace, last_error) = (Pace::default(), None);
-        Self { state: State::new(own_node), services, nodes, touched, pace, last_error }
+        let (pace, last_error, has_committed) = (Pace::default(), None, false);
+        Self { state: State::new(own_node), services, nodes, touched, pace, last_error, has_committed }
     }
 
     /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
@@ -137,7 +138,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         match self.services.commit() {
             Ok(Committed { elements, is_unfinished }) => {
                 self.last_error = None;
-                if elements > 0 {
+                if elements > 0 || !mem::replace(&mut self.has_committed, true) {
                     let took_ms = began.elapsed().as_millis();
                     info!(services = self.state.service_count(), elements, took_ms, "committed");
                 }

@@ -23,7 +23,7 @@ use dataplane::{
     nft::{Data, Held, Key, Socket},
     packet::{Family, Protocol},
 };
-use fairway_lab::{binaries, host::Host};
+use fairway_lab::{binaries, host::Host, wait};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -154,8 +154,9 @@ fairway_lab::sandbox_tests! {
 
             fs::remove_file(Path::new(MANIFESTS).join("web.yaml")).unwrap();
             daemon.says("committed"); // nothing leads there any more
-            daemon.says("committed"); // and a moment later the endpoint's slot goes
-            assert_eq!(served(), (vec![], vec![]));
+            assert_eq!(served().0, []);
+            let slots = || Some(served().1).filter(|slots| !slots.is_empty());
+            wait::until("the slot to go", || slots().map_or(Ok(()), |left| Err(format!("{left:?}")))).unwrap();
         });
     }
 
@@ -190,7 +191,8 @@ fairway_lab::sandbox_tests! {
             assert_eq!(held(), before);
 
             let daemon = Daemon::start();
-            daemon.says("started");
+            let said = daemon.says("committed");
+            assert!(said.contains("elements=0 "), "changed what had not changed: {said}");
             write("other.yaml", "{kind: Service, metadata: {name: other}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}");
             let said = daemon.says("committed");
             assert!(said.contains("elements=1 "), "more than the new service's address: {said}");

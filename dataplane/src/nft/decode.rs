@@ -32,8 +32,11 @@ pub(super) fn rule(held: &mut Held, attributes: Attributes<'_>) -> Option<()> {
     Some(())
 }
 
-/// Adds a map that the kernel told of.
+/// Adds a map that the kernel told of. A set without a name of its own belongs to somebody's rule, and goes with it.
 pub(super) fn map(held: &mut Held, attributes: Attributes<'_>) -> Option<()> {
+    if attributes.u32(3).unwrap_or(0) & encode::ANONYMOUS != 0 {
+        return None;
+    }
     let name = attributes.name(2)?.to_owned();
     match set_type(held.family, attributes) {
         Some(kind) => drop(held.maps.insert(name.into(), Map::new(kind))),
@@ -57,23 +60,30 @@ fn set_type(family: Family, attributes: Attributes<'_>) -> Option<SetType> {
     })
 }
 
-/// Adds the elements of one message to a map.
-pub(super) fn elements(family: Family, map: &mut Map, attributes: Attributes<'_>) -> Option<()> {
-    for (_, element) in attributes.inside(3)? {
-        let element = Attributes(element);
-        let key = key(family, map.kind.key, element.inside(1)?.find(1)?)?;
-        let data = match map.kind.data {
-            DataType::None => Data::None,
-            DataType::Verdict => Data::Verdict(verdict(element.inside(2)?.inside(2)?)?),
-            DataType::Number => Data::Number(u32_ne(element.inside(2)?.find(1)?)),
-            DataType::Endpoint => Data::Endpoint(endpoint(family, element.inside(2)?.find(1)?)?),
-        };
-        let comment = element.find(6).and_then(|userdata| tlv(userdata, COMMENT));
-        let comment = comment.and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let comment = comment.map(|text| text.trim_end_matches('\0').into());
-        map.elements.insert(key, Element { data, comment });
+/// Adds the elements of one message to a map. False: one of them is of no kind of ours, so somebody else's.
+pub(super) fn elements(family: Family, map: &mut Map, attributes: Attributes<'_>) -> bool {
+    let mut are_ours = true;
+    for (_, attributes) in attributes.inside(3).into_iter().flatten() {
+        match element(family, map.kind, Attributes(attributes)) {
+            Some((key, element)) => drop(map.elements.insert(key, element)),
+            None => are_ours = false,
+        }
     }
-    Some(())
+    are_ours
+}
+
+fn element(family: Family, kind: SetType, attributes: Attributes<'_>) -> Option<(Key, Element)> {
+    let key = key(family, kind.key, attributes.inside(1)?.find(1)?)?;
+    let data = match kind.data {
+        DataType::None => Data::None,
+        DataType::Verdict => Data::Verdict(verdict(attributes.inside(2)?.inside(2)?)?),
+        DataType::Number => Data::Number(u32_ne(attributes.inside(2)?.find(1)?)),
+        DataType::Endpoint => Data::Endpoint(endpoint(family, attributes.inside(2)?.find(1)?)?),
+    };
+    let comment = attributes.find(6).and_then(|userdata| tlv(userdata, COMMENT));
+    let comment = comment.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let comment = comment.map(|text| text.trim_end_matches('\0').into());
+    Some((key, Element { data, comment }))
 }
 
 fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {

@@ -50,6 +50,7 @@ const APPEND: u16 = 0x800;
 const ELEMENTS_PER_MESSAGE: usize = 60_000;
 
 /// Set flags.
+pub(super) const ANONYMOUS: u32 = 1;
 const MAP: u32 = 8;
 pub(super) const TIMEOUT: u32 = 0x10;
 const EVALUATED: u32 = 0x20;

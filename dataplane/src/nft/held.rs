@@ -17,7 +17,7 @@ pub struct Held {
     pub chains: BTreeMap<ChainName, HeldChain>,
     /// The maps whose kind is one of ours, by name.
     pub maps: BTreeMap<MapName, Map>,
-    /// Sets in our table that are of no kind of ours: somebody else's.
+    /// Sets in our table that are of no kind of ours, or hold an element of none: somebody else's work.
     pub foreign_maps: BTreeSet<MapName>,
 }
 

@@ -25,6 +25,9 @@ const SEND_BUFFER: usize = 512 << 20;
 /// Room for the replies of one dump step or transaction.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
+/// How often a list is read that others keep changing.
+const LIST_TRIES: u32 = 16;
+
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Message flag: the dump was interrupted by a change (`NLM_F_DUMP_INTR`).
@@ -54,7 +57,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel refused a change, and with it the transaction.
-    #[error("kernel refuses `{change}`{}", because(.reason.as_deref()))]
+    #[error("kernel refuses `{change}`{}{}", because(.reason.as_deref()), needs(source))]
     Refused {
         /// The change, as nft text; of many elements only the one at fault.
         change: String,
@@ -67,7 +70,7 @@ pub enum Error {
     #[error("outcome of a transaction is unknown")]
     OutcomeUnknown(#[source] io::Error),
     /// Our tables could not be listed.
-    #[error("list {what} of table {family} {table}", table = owner::TABLE)]
+    #[error("list {what} of table {family} {table}{}", needs(source), table = owner::TABLE)]
     List {
         /// What was listed.
         what: &'static str,
@@ -76,6 +79,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What to do about the one reason that a person can do something about.
+fn needs(source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(nix::libc::EPERM) { ": run with CAP_NET_ADMIN" } else { "" }
 }
 
 fn because(reason: Option<&str>) -> String {
@@ -149,7 +157,7 @@ impl Socket {
             return Ok(());
         }
         let batch = encode::batch(transaction);
-        self.netlink.send(batch.bytes(), 0).map_err(|source| {
+        self.forget_answers().and_then(|()| self.netlink.send(batch.bytes(), 0)).map_err(|source| {
             let too_large = source.raw_os_error() == Some(nix::libc::EMSGSIZE);
             let hint = if too_large {
                 ": more than net.core.wmem_max allows here; run with CAP_NET_ADMIN or raise it"
@@ -159,11 +167,17 @@ impl Socket {
             Error::Send { bytes: batch.bytes().len(), hint, source }
         })?;
         // The kernel has answered all before send returned (nfnetlink_rcv runs in the sender's context).
-        let mut refused = None;
+        let (mut refused, mut lost) = (None, None);
         loop {
             let reply = match self.receive(nix::libc::MSG_DONTWAIT) {
                 Ok(reply) => reply,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // More answers than there is room for: the first of them, which say why, are still there.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                    lost = Some(error);
+                    continue;
+                }
                 Err(error) => return Err(Error::OutcomeUnknown(error)),
             };
             for message in Messages(&reply).filter(|message| message.kind == ERROR) {
@@ -175,11 +189,23 @@ impl Socket {
                 }
             }
         }
-        refused.map_or(Ok(()), Err)
+        refused.or(lost.map(Error::OutcomeUnknown)).map_or(Ok(()), Err)
     }
 
-    /// Lists what the kernel holds of our table of that family; `None` if there is no such table.
+    /// Lists what the kernel holds of our table of that family; `None` if there is no such table. Elements that rules
+    /// added are left out: they may be a million, and are nobody's to compare.
     pub fn held(&self, family: Family) -> Result<Option<Held>, Error> {
+        // Whoever changes any table in this namespace interrupts the lists of all: begin anew.
+        for _ in 1..LIST_TRIES {
+            match self.list(family) {
+                Err(Error::List { source, .. }) if source.kind() == io::ErrorKind::Interrupted => {}
+                listed => return listed,
+            }
+        }
+        self.list(family)
+    }
+
+    fn list(&self, family: Family) -> Result<Option<Held>, Error> {
         const GET_TABLE: u16 = encode::kind(1);
         let fail = |what| move |source| Error::List { what, family, source };
         let mut held = Held::new(family);
@@ -207,15 +233,20 @@ impl Socket {
             }
         })
         .map_err(fail("maps"))?;
-        for (name, map) in &mut held.maps {
+        for (name, map) in held.maps.iter_mut().filter(|(_, map)| map.kind.dynamic.is_none()) {
             let by_map = |w: &mut Writer| w.put_name(2, name);
+            let mut is_ours = true;
             self.request(family, encode::GET_ELEMENTS, DUMP, by_map, |kind, attributes| {
                 if kind == encode::NEW_ELEMENTS {
-                    decode::elements(family, map, attributes);
+                    is_ours &= decode::elements(family, map, attributes);
                 }
             })
             .map_err(fail("elements"))?;
+            if !is_ours {
+                held.foreign_maps.insert(name.clone());
+            }
         }
+        held.maps.retain(|name, _| !held.foreign_maps.contains(name));
         Ok(Some(held))
     }
 
@@ -235,6 +266,7 @@ impl Socket {
         writer.put_name(1, owner::TABLE);
         name(&mut writer);
         writer.close_message(open);
+        self.forget_answers()?;
         self.netlink.send(writer.bytes(), 0)?;
         let mut interrupted = false;
         loop {
@@ -250,6 +282,19 @@ impl Socket {
                     },
                     kind => take(kind, message.attributes()),
                 }
+            }
+        }
+    }
+
+    /// Takes what an earlier call, which ended early, has left unread, so that nobody takes it for an answer to the next.
+    fn forget_answers(&self) -> io::Result<()> {
+        loop {
+            match self.receive(nix::libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -258,10 +258,7 @@ impl Element {
     /// The same with a comment, which is cut where it is too long.
     #[must_use]
     pub fn with_comment(self, comment: &str) -> Self {
-        let mut end = comment.len().min(Self::LONGEST_COMMENT);
-        while !comment.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = comment.floor_char_boundary(Self::LONGEST_COMMENT);
         Self { comment: comment.get(..end).map(Into::into), ..self }
     }
 }

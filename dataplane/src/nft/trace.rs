@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::table::{ChainName, Data, Hook, Key, MapName, Match, Source, Statement, Table, Verdict};
+use super::table::{Affinity, ChainName, Data, Hook, Key, MapName, Match, Source, Statement, Table, Verdict};
 use crate::packet::Protocol;
 
 /// The first packet of a connection.
@@ -154,7 +154,8 @@ impl<'a> Walk<'a> {
                     self.mark &= !bits;
                     true
                 }
-                Statement::Counter | Statement::Remember(_) => true,
+                Statement::Counter => true,
+                Statement::Remember(Affinity { map, .. }) => self.has_room(map),
                 Statement::VerdictMap(source) => match self.data(source) {
                     Some(Data::Verdict(verdict)) => return self.verdict(&verdict.clone()),
                     _ => false,
@@ -233,6 +234,16 @@ impl<'a> Walk<'a> {
             Source::ByClient { mask, map } => self.element(map, Key::Client(client, self.priority & mask)),
             Source::Rotation { .. } => None,
         }
+    }
+
+    /// Whether rules may add an element.
+    fn has_room(&self, map: &MapName) -> bool {
+        let map = self.table.maps.get(map);
+        map.is_some_and(|map| {
+            map.kind
+                .dynamic
+                .is_some_and(|most| map.elements.len() < usize::try_from(most).unwrap_or(usize::MAX))
+        })
     }
 
     fn element(&self, map: &MapName, key: Key) -> Option<&'a Data> {

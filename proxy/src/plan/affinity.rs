@@ -46,7 +46,7 @@ pub(super) const MAPS: [(&str, SetType); 4] = [
     (TURNS, kind(KeyType::Number, DataType::Number)),
 ];
 
-/// How many clients are remembered at a time; beyond that, new ones take turns.
+/// How many clients are remembered at a time; beyond that, new ones take turns and are forgotten at once.
 const MOST_CLIENTS: u32 = 1 << 20;
 
 /// Set in every identity and endpoint id.
@@ -315,8 +315,8 @@ pub(super) fn change(
     endpoints: &[SocketAddr],
 ) -> (Sticky, Retired) {
     let mut retired = Retired::default();
-    let known = std::mem::take(&mut sticky.ids);
-    (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| endpoints.contains(known));
+    let (known, wanted) = (std::mem::take(&mut sticky.ids), endpoints.iter().collect::<BTreeSet<_>>());
+    (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| wanted.contains(known));
     for endpoint in endpoints.iter().take(id_limit()) {
         if !sticky.ids.contains_key(endpoint) {
             let id = sticky.next_id();
@@ -348,7 +348,7 @@ fn id_limit() -> usize {
     usize::try_from(IDS - 1).unwrap_or(usize::MAX)
 }
 
-/// The chains of a timeout.
+/// The chains of a timeout. Each ends in `pick`, which drops what a number removed too early would let slip through.
 fn chains(seconds: u32) -> [(ChainName, Chain); 5] {
     let [recall, choose, remember] = ["recall", "choose", "remember"].map(|word| format!("{word}-{seconds}"));
     let by_priority = |mask, map: &'static str| Source::ByPriority { mask, map: map.into() };
@@ -359,6 +359,7 @@ fn chains(seconds: u32) -> [(ChainName, Chain); 5] {
         rule([Statement::SetPriority(known), Statement::Verdict(Verdict::Jump(recall.clone().into()))]),
         // meta priority set meta priority & ffff:f000 map @choices goto choose-10800
         rule([Statement::SetPriority(by_priority(IDENTITY, CHOICES)), goto(choose.clone())]),
+        rule([goto(PICK)]),
     ];
     let recalled = Statement::DnatAsRemembered { slots: SLOTS.into(), affinity: clients() };
     let turn = Statement::SetPriority(by_priority(u32::MAX, TURNS));
@@ -366,8 +367,9 @@ fn chains(seconds: u32) -> [(ChainName, Chain); 5] {
         (affinity_chain(seconds), affinity),
         (recall, vec![rule([recalled])]),
         (choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]),
-        (turn_chain(seconds), vec![rule([turn, goto(remember.clone())])]),
-        (remember, vec![rule([Statement::Remember(clients()), goto(PICK)])]),
+        (turn_chain(seconds), vec![rule([turn, goto(remember.clone())]), rule([goto(PICK)])]),
+        // A rule ends where the map is full: the second one serves whoever cannot be remembered.
+        (remember, vec![rule([Statement::Remember(clients()), goto(PICK)]), rule([goto(PICK)])]),
     ]
     .map(|(name, rules)| (name.into(), Chain { hook: None, rules }))
 }

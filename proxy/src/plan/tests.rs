@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::nft::{Change, Fake, Hook, Packet, Route, Table, Transaction, trace};
+use dataplane::nft::{Change, Data, Fake, Hook, Key, Packet, Route, Table, Transaction, trace};
 use proptest::prelude::*;
 
 use super::{Planner, Settings};
@@ -188,6 +188,22 @@ fn a_sticky_service_gives_new_clients_their_turn() {
     check(&service, &packet("10.244.2.9", "10.96.0.1:80"), "10.244.1.2:8080");
 }
 
+#[test]
+fn a_sticky_service_serves_clients_for_whom_there_is_no_room() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("web"), Some(&ServicePort { affinity_seconds: Some(60), ..port("10.96.0.1", &[2, 3]) }));
+    let mut table = node.table().clone();
+    let clients = table.maps.get_mut("clients").unwrap();
+    clients.kind.dynamic = Some(1);
+    let another = Key::Client("10.244.2.8".parse().unwrap(), 0xc000_0000);
+    clients.elements.insert(another, Data::Number(0xc000_0001).into());
+
+    let fates: Vec<_> =
+        trace(&table, &packet("10.244.2.9", "10.96.0.1:80")).iter().map(Route::to_string).collect();
+
+    assert_eq!(fates, ["10.244.1.3:8080", "10.244.1.2:8080"]);
+}
+
 /// The changes of a transaction, without which map they are to.
 fn shape(transaction: &Transaction) -> (usize, usize, usize) {
     let (added, removed) = transaction.elements();
@@ -236,6 +252,17 @@ fn numbers_that_were_left_wait_for_the_retirement_after_the_next() {
     assert_eq!((slots(&node), node.planner.is_settled()), (before, false));
     node.planner.retire();
     assert_eq!((slots(&node), node.planner.is_settled()), (0, true));
+}
+
+#[test]
+fn a_comment_is_as_long_as_the_kernel_keeps_it() {
+    let mut node = Node::new(&Settings::default());
+
+    node.set(&name(&"ä".repeat(100)), Some(&port("10.96.0.1", &[2])));
+
+    let comments = node.table().maps["cluster-vips"].elements.values().map(|element| element.comment.clone());
+    let cut = format!("default/{}", "ä".repeat((126 - 8) / 2));
+    assert_eq!(comments.collect::<Vec<_>>(), [Some(cut.into())]);
 }
 
 #[test]

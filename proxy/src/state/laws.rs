@@ -130,6 +130,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(&kept, &planned(&state));
+            let served = state.services.values().filter(|service| super::is_served(service));
+            prop_assert_eq!(state.service_count(), served.count());
         }
     }
 

@@ -60,7 +60,7 @@ impl NodeRoutes {
     /// Says what is new of these complaints.
     fn complain(&mut self, complaints: BTreeSet<String>) {
         for reason in complaints.difference(&self.complaints) {
-            warn!(reason, "not all nodes are reachable");
+            warn!(reason, "not all is there that pods need");
         }
         self.complaints = complaints;
     }
@@ -68,6 +68,7 @@ impl NodeRoutes {
 
 impl Nodes for NodeRoutes {
     async fn prepare(&mut self, state: &State) -> bool {
+        self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
         let mut complaints = BTreeSet::new();
         let mut is_complete = true;
         let mut fail = |complaint| {
@@ -93,10 +94,12 @@ impl Nodes for NodeRoutes {
         let mut added = 0;
         for change in wanted {
             match self.kernel.apply(&change).await {
-                Ok(()) => added += 1,
+                Ok(()) => {
+                    added += 1;
+                    debug!(?change, "put a route");
+                }
                 Err(error) => fail(said(&error)),
             }
-            debug!(?change, "put a route");
         }
         for unreachable in plan.unreachable {
             // The rest only a Node object can mend, and that is an event of its own.

@@ -43,7 +43,7 @@ pub struct Nftables {
     unhooked: BTreeSet<Family>,
     /// Whether something was set since the last commit.
     is_touched: bool,
-    /// When what nothing leads to was last removed.
+    /// When the kernel took the last commit that a retirement went with, or that brought it in step.
     retired_at: Option<Instant>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
@@ -143,16 +143,6 @@ impl Nftables {
         trace!(%transaction, "commits");
         self.socket.commit(transaction)
     }
-
-    /// Removes what nothing has led to for long enough.
-    #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
-    fn retire(&mut self) {
-        let now = Instant::now();
-        if self.retired_at.is_none_or(|at| now.duration_since(at) >= SETTLED) {
-            self.planner.retire();
-            self.retired_at = Some(now);
-        }
-    }
 }
 
 fn without_hooks(table: &Table) -> Table {
@@ -198,14 +188,23 @@ impl Services for Nftables {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
     fn commit(&mut self) -> Result<Committed, nft::Error> {
-        if self.stage != Stage::InStep {
+        let was_in_step = self.stage == Stage::InStep;
+        if !was_in_step {
             self.planner.disclaim();
         }
-        self.retire();
+        // What was refused led nobody away yet: what it was to lead away from must outlive the next attempt.
+        let retires = was_in_step && self.retired_at.is_none_or(|at| at.elapsed() >= SETTLED);
+        if retires {
+            self.planner.retire();
+        }
         let changes = self.flush()?;
         self.hook()?;
-        self.stage = Stage::InStep;
+        let is_mended = mem::replace(&mut self.stage, Stage::InStep) != Stage::InStep;
+        if retires || is_mended {
+            self.retired_at = Some(Instant::now());
+        }
 
         let is_touched = mem::take(&mut self.is_touched);
         if !is_touched && changes.is_empty() && self.planner.replenish() {
