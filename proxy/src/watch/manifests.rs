@@ -10,6 +10,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -74,6 +75,8 @@ pub struct Manifests {
 #[derive(Debug, Default)]
 struct Stale {
     files: BTreeSet<String>,
+    /// Files that have just been made; whoever made them may be writing still.
+    begun: BTreeSet<String>,
     everything: bool,
 }
 
@@ -82,6 +85,16 @@ enum Found {
     Nothing,
     AsBefore,
     New { digest: u64, said: Result<Manifest, String> },
+}
+
+impl Found {
+    /// Says whether something in the file is wrong.
+    fn makes_no_sense(&self) -> bool {
+        match self {
+            Self::Nothing | Self::AsBefore => false,
+            Self::New { said, .. } => said.as_ref().map_or(true, |manifest| !manifest.invalid.is_empty()),
+        }
+    }
 }
 
 impl Manifests {
@@ -152,13 +165,17 @@ impl Manifests {
             stale.files.extend(there);
             stale.files.extend(self.catalogue.files().map(str::to_owned));
         }
-        for file in stale.files {
-            let Some(format) = Format::of(&file) else { continue };
-            let told = match self.look_at(&file, format).await {
+        for file in stale.files.union(&stale.begun) {
+            let Some(format) = Format::of(file) else { continue };
+            let found = self.look_at(file, format).await;
+            if !stale.files.contains(file) && found.makes_no_sense() && is_plain(&self.dir.join(file)) {
+                continue; // once it is written, it is looked at again
+            }
+            let told = match found {
                 Found::AsBefore => continue,
-                Found::Nothing => self.catalogue.remove(&file),
+                Found::Nothing => self.catalogue.remove(file),
                 Found::New { digest, said } => {
-                    let (told, complaints) = self.catalogue.update(&file, digest, said);
+                    let (told, complaints) = self.catalogue.update(file, digest, said);
                     for complaint in complaints {
                         self.skipped += 1;
                         let (object, field) = (complaint.object.as_deref(), complaint.field.as_deref());
@@ -221,6 +238,9 @@ impl Stale {
             _ if event.mask.contains(EventMask::Q_OVERFLOW) => self.everything = true,
             // A ConfigMap volume was swapped: all files have changed at once.
             Some(name) if name == "..data" => self.everything = true,
+            Some(name) if event.mask.contains(EventMask::CREATE) => {
+                self.begun.insert(name.into_owned());
+            }
             Some(name) => drop(self.files.insert(name.into_owned())),
             None => {}
         }
@@ -231,6 +251,11 @@ impl Stale {
 fn list(dir: &Path) -> io::Result<Vec<String>> {
     let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect()
+}
+
+/// Says whether this is a file with no other name: a link is never written to, so there is nothing to wait for.
+fn is_plain(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
 }
 
 /// Reads a file, if there is one.

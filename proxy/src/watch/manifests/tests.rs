@@ -1,4 +1,4 @@
-use std::{os::unix::fs::symlink, time::Duration};
+use std::{io::Write, os::unix::fs::symlink, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
@@ -181,6 +181,29 @@ fn a_queue_that_ran_over_makes_everything_stale() {
     stale.add(&overflow).unwrap();
 
     assert!(stale.everything);
+}
+
+#[tokio::test]
+async fn a_new_file_is_not_complained_of_while_it_is_written() {
+    let dir = TempDir::new().unwrap();
+    let mut manifests = Manifests::watch(dir.path()).unwrap();
+    let (events, mut told) = mpsc::channel(4);
+    let path = dir.path().join("a.yaml");
+    let mut file = fs::OpenOptions::new().create_new(true).append(true).open(&path).unwrap();
+    let mut write_and_look = async |text: &str, closes: bool| {
+        file.write_all(text.as_bytes()).unwrap();
+        if closes {
+            file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        }
+        let stale = manifests.next_stale().await.unwrap().unwrap();
+        manifests.reread(stale, &events).await.unwrap();
+        manifests.skipped
+    };
+
+    assert_eq!(write_and_look("kind: Node\nmetadata: {name: a", false).await, 0);
+    assert_eq!(write_and_look("}\n", true).await, 0);
+    assert!(matches!(told.try_recv(), Ok(Event::Node(Change::Set(_)))));
+    assert_eq!(write_and_look("kind: [", true).await, 1);
 }
 
 #[test]

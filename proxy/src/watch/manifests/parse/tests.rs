@@ -28,6 +28,15 @@ metadata: {name: w1}
 }
 
 #[test]
+fn documents_without_anything_in_them_are_passed_over() {
+    let text = "---\n# nothing yet\n---\nkind: Node\nmetadata: {name: a}\n---\nnull\n---\n";
+
+    let manifest = parse(Format::Yaml, text).unwrap();
+
+    assert_eq!((manifest.objects.len(), manifest.invalid), (1, Vec::new()));
+}
+
+#[test]
 fn a_list_holds_objects_of_its_own_kinds() {
     let text = "
 apiVersion: v1
