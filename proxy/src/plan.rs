@@ -293,11 +293,12 @@ impl FamilyPlanner {
             (old, affinity) => {
                 self.abandon(old);
                 let (journal, rotations) = (&mut self.journal, &mut self.rotations);
-                match affinity {
+                let sticky = affinity
+                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, &endpoints));
+                match sticky {
+                    Some(sticky) => Target::Sticky(sticky),
+                    // None wanted, or none left: better served without than not at all.
                     None => Target::InTurn(rotations.start(journal, Ending::Pick, endpoints)),
-                    Some(seconds) => {
-                        Target::Sticky(self.identities.start(journal, rotations, seconds, &endpoints))
-                    }
                 }
             }
         }

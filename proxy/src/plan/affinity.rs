@@ -183,18 +183,19 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// Starts affinity for endpoints, at least one.
+    /// Starts affinity for endpoints, at least one. `None`: the identities are used up, by a quarter of a million service ports
+    /// or a thousand timeouts.
     pub(super) fn start(
         &mut self,
         journal: &mut Journal,
         rotations: &mut Rotations,
         seconds: u32,
         endpoints: &[SocketAddr],
-    ) -> Sticky {
-        let identity = self.take_identity(journal, seconds);
+    ) -> Option<Sticky> {
+        let identity = self.take_identity(journal, seconds)?;
         let (ids, turns, choice) = (BTreeMap::new(), None, None);
         let sticky = Sticky { seconds, identity, last: 0, ids, turns, choice };
-        change(journal, rotations, sticky, endpoints).0
+        Some(change(journal, rotations, sticky, endpoints).0)
     }
 
     /// Goes on with what an earlier run led to under that identity, if all of it is there.
@@ -280,17 +281,18 @@ impl Identities {
         self.blocks.iter().map(|(block, seconds)| (STICKIES, Key::Number(*block), block_element(*seconds)))
     }
 
-    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> u32 {
+    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> Option<u32> {
         loop {
             if let Some(identity) = self.spare.get_mut(&seconds).and_then(Vec::pop) {
-                return identity;
+                return Some(identity);
             }
+            let last = self.blocks.last_key_value().map(|(last, _)| *last);
+            let block = last.map_or(Some(STICKY), |last| last.checked_add(BLOCK))?;
             if self.blocks.values().all(|known| *known != seconds) {
                 for (name, chain) in chains(seconds) {
                     journal.add_chain(name, chain);
                 }
             }
-            let block = self.blocks.last_key_value().map_or(STICKY, |(last, _)| last.wrapping_add(BLOCK));
             journal.put(STICKIES, Key::Number(block), false, block_element(seconds));
             self.keep(block, seconds);
         }

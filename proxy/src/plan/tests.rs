@@ -204,6 +204,25 @@ fn a_sticky_service_serves_clients_for_whom_there_is_no_room() {
     assert_eq!(fates, ["10.244.1.3:8080", "10.244.1.2:8080"]);
 }
 
+#[test]
+fn beyond_a_thousand_timeouts_a_service_is_served_without_affinity() {
+    let mut node = Node::new(&Settings::default());
+    let ip = |n: u32| IpAddr::from((0x0a60_0000 + n).to_be_bytes()).to_string();
+    for n in 1..=1025 {
+        let endpoints: &[i16] = if n == 1 { &[2] } else { &[3] };
+        let service = ServicePort { affinity_seconds: Some(n), ..port(&ip(n), endpoints) };
+        node.planner.set(&name(&n.to_string()), Family::Ip, Some(&service));
+    }
+    node.commit();
+
+    let way = |n| node.ways(&packet("10.244.2.9", &format!("{}:80", ip(n))));
+    assert_eq!([way(1), way(2), way(1025)], ["10.244.1.2:8080", "10.244.1.3:8080", "10.244.1.3:8080"]);
+    assert!(
+        node.table().chains.contains_key("affinity-1024")
+            && !node.table().chains.contains_key("affinity-1025")
+    );
+}
+
 /// The changes of a transaction, without which map they are to.
 fn shape(transaction: &Transaction) -> (usize, usize, usize) {
     let (added, removed) = transaction.elements();
