@@ -162,7 +162,14 @@ fn keep_advertised_routes() -> Result<(), Error> {
 /// No pod is a router: with one packet it could else draw the traffic of a host that does not forward IPv6 to itself.
 /// // CVE-2020-10749
 fn refuse_advertisements(host_end: &str) -> Result<(), Error> {
-    set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0")
+    match set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0") {
+        // The link is about to go again: what a person can set is where it gets its value from.
+        Err(Error::Sysctl { place, source: sysctl::Error::ReadOnly { value, source, .. } }) => {
+            let key = "net/ipv6/conf/default/accept_ra".to_owned();
+            Err(Error::Sysctl { place, source: sysctl::Error::ReadOnly { key, value, source } })
+        }
+        done => done,
+    }
 }
 
 /// A parameter that is not there is of a link that is gone, or of a kernel without IPv6.
