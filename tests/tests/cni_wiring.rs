@@ -630,8 +630,10 @@ fairway_lab::sandbox_tests! {
 
     fn a_host_that_starts_to_forward_still_listens_to_its_routers() {
         let runtime = Runtime::new(dual_stack());
+        let other_pod = "fwaaaaaaaaaaaaa"; // by an ADD that has just begun
         runtime.on_host(|kernel| async move {
             kernel.add_veth(&end("uplink"), &end("quiet"), None).await.unwrap();
+            kernel.add_veth(&end(other_pod), &end("peer"), None).await.unwrap();
         });
         let key = |link: &str| format!("net/ipv6/conf/{link}/accept_ra");
         runtime
@@ -639,14 +641,15 @@ fairway_lab::sandbox_tests! {
             .run(|| {
                 sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
                 sysctl::set(&key("uplink"), "1").unwrap();
+                sysctl::set(&key(other_pod), "1").unwrap();
                 sysctl::set(&key("quiet"), "0").unwrap();
             })
             .unwrap();
 
         runtime.add("a");
 
-        let accepted = runtime.host.run(|| ["uplink", "quiet"].map(|link| sysctl::read(&key(link)).unwrap()));
-        assert_eq!(accepted.unwrap(), ["2", "0"]);
+        let accepted = runtime.host.run(|| ["uplink", "quiet", other_pod].map(|link| sysctl::read(&key(link)).unwrap()));
+        assert_eq!(accepted.unwrap(), ["2", "0", "1"]);
     }
 
     fn a_pod_of_one_family_has_nothing_of_the_other() {

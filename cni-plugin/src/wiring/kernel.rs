@@ -12,7 +12,7 @@ use dataplane::{
     sysctl,
 };
 
-use super::{Side, Wiring, is_ours};
+use super::{Side, Wiring, has_name_of_ours, is_ours};
 use crate::failure::{Code, Coded};
 
 /// Why a pod could not be wired.
@@ -149,10 +149,13 @@ fn host_sysctl(source: sysctl::Error) -> Error {
 /// than 1: a node that has its default route from a router would lose it. // kernel ip-sysctl.rst
 fn keep_advertised_routes() -> Result<(), Error> {
     for link in sysctl::names("net/ipv6/conf").map_err(host_sysctl)? {
-        let key = format!("net/ipv6/conf/{link}/accept_ra");
         // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
-        if !["all", "default", "lo"].contains(&link.as_str()) && sysctl::read(&key).is_ok_and(|it| it == "1")
-        {
+        // A host end is about to refuse advertisements, by another ADD that runs at the same time.
+        if ["all", "default", "lo"].contains(&link.as_str()) || has_name_of_ours(&link) {
+            continue;
+        }
+        let key = format!("net/ipv6/conf/{link}/accept_ra");
+        if sysctl::read(&key).is_ok_and(|accepts| accepts == "1") {
             set_if_there(&key, "2")?;
         }
     }
