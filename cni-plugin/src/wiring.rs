@@ -271,6 +271,11 @@ pub fn is_ours(link: &Link, run_dir: &Path) -> bool {
     link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed, run_dir)))
 }
 
+/// Says whether a host end of ours could have this name.
+pub fn has_name_of_ours(name: &str) -> bool {
+    seed_in(name).is_some()
+}
+
 const SEED_DIGITS: u32 = 13;
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 

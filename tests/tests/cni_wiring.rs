@@ -22,6 +22,7 @@ use dataplane::{
     rtnl::{Address, Kernel, LOOPBACK, Mac, Neighbour, NeighbourState, Route, Routes, VethEnd},
     sysctl,
 };
+use nix::mount::{MsFlags, mount};
 use runtime::{Runtime, addresses, dual_stack, failure, success};
 use serde_json::{Value, json};
 
@@ -605,10 +606,34 @@ fairway_lab::sandbox_tests! {
         assert_eq!(runtime.host.run(|| sysctl::read(&key).unwrap()).unwrap(), "0");
     }
 
+    fn where_the_kernel_s_parameters_are_read_only_the_one_to_set_is_named() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        runtime
+            .host
+            .run(|| {
+                sysctl::set("net/ipv4/ip_forward", "1").unwrap();
+                sysctl::set("net/ipv6/conf/all/forwarding", "1").unwrap();
+                let (proc, none) = ("/proc/sys", None::<&str>);
+                mount(Some(proc), proc, none, MsFlags::MS_BIND, none).unwrap();
+                let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                mount(none, proc, none, read_only, none).unwrap();
+            })
+            .unwrap();
+
+        let (code, told) = failure(&runtime.call("ADD", "a"));
+
+        assert_eq!(code, 101);
+        assert!(told.contains("sysctl -w net/ipv6/conf/default/accept_ra=0"), "{told}");
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
     fn a_host_that_starts_to_forward_still_listens_to_its_routers() {
         let runtime = Runtime::new(dual_stack());
+        let other_pod = "fwaaaaaaaaaaaaa"; // by an ADD that has just begun
         runtime.on_host(|kernel| async move {
             kernel.add_veth(&end("uplink"), &end("quiet"), None).await.unwrap();
+            kernel.add_veth(&end(other_pod), &end("peer"), None).await.unwrap();
         });
         let key = |link: &str| format!("net/ipv6/conf/{link}/accept_ra");
         runtime
@@ -616,14 +641,15 @@ fairway_lab::sandbox_tests! {
             .run(|| {
                 sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
                 sysctl::set(&key("uplink"), "1").unwrap();
+                sysctl::set(&key(other_pod), "1").unwrap();
                 sysctl::set(&key("quiet"), "0").unwrap();
             })
             .unwrap();
 
         runtime.add("a");
 
-        let accepted = runtime.host.run(|| ["uplink", "quiet"].map(|link| sysctl::read(&key(link)).unwrap()));
-        assert_eq!(accepted.unwrap(), ["2", "0"]);
+        let accepted = runtime.host.run(|| ["uplink", "quiet", other_pod].map(|link| sysctl::read(&key(link)).unwrap()));
+        assert_eq!(accepted.unwrap(), ["2", "0", "1"]);
     }
 
     fn a_pod_of_one_family_has_nothing_of_the_other() {

@@ -12,7 +12,7 @@ use dataplane::{
     sysctl,
 };
 
-use super::{Side, Wiring, is_ours};
+use super::{Side, Wiring, has_name_of_ours, is_ours};
 use crate::failure::{Code, Coded};
 
 /// Why a pod could not be wired.
@@ -149,10 +149,13 @@ fn host_sysctl(source: sysctl::Error) -> Error {
 /// than 1: a node that has its default route from a router would lose it. // kernel ip-sysctl.rst
 fn keep_advertised_routes() -> Result<(), Error> {
     for link in sysctl::names("net/ipv6/conf").map_err(host_sysctl)? {
-        let key = format!("net/ipv6/conf/{link}/accept_ra");
         // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
-        if !["all", "default", "lo"].contains(&link.as_str()) && sysctl::read(&key).is_ok_and(|it| it == "1")
-        {
+        // A host end is about to refuse advertisements, by another ADD that runs at the same time.
+        if ["all", "default", "lo"].contains(&link.as_str()) || has_name_of_ours(&link) {
+            continue;
+        }
+        let key = format!("net/ipv6/conf/{link}/accept_ra");
+        if sysctl::read(&key).is_ok_and(|accepts| accepts == "1") {
             set_if_there(&key, "2")?;
         }
     }
@@ -162,7 +165,14 @@ fn keep_advertised_routes() -> Result<(), Error> {
 /// No pod is a router: with one packet it could else draw the traffic of a host that does not forward IPv6 to itself.
 /// // CVE-2020-10749
 fn refuse_advertisements(host_end: &str) -> Result<(), Error> {
-    set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0")
+    match set_if_there(&format!("net/ipv6/conf/{host_end}/accept_ra"), "0") {
+        // The link is about to go again: what a person can set is where it gets its value from.
+        Err(Error::Sysctl { place, source: sysctl::Error::ReadOnly { value, source, .. } }) => {
+            let key = "net/ipv6/conf/default/accept_ra".to_owned();
+            Err(Error::Sysctl { place, source: sysctl::Error::ReadOnly { key, value, source } })
+        }
+        done => done,
+    }
 }
 
 /// A parameter that is not there is of a link that is gone, or of a kernel without IPv6.

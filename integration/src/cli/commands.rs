@@ -34,13 +34,12 @@ pub(super) fn stay(is_played: bool, screen: Screen, files: &[PathBuf]) -> Result
     Holder::require_none()?;
     let flags: &[&str] = if is_played { &["--stay", "--play"] } else { &["--stay"] };
     let arguments = arguments(flags, screen, files)?; // building the programs may have taken its time
-    // Of several that start at once, one comes first, and the others find its holder.
-    let turn = own_file_locked().context("wait for others that start a lab")?;
+    // Of several that start at once, one comes first; the others wait until its lab is up, and find that.
+    let _turn = own_file_locked().context("wait for others that start a lab")?;
     Holder::require_none()?;
     let mut inner = sandbox::inner(arguments, Tie::Loose)?;
     let (ours, theirs) = UnixStream::pair().context("make a socket for the sandbox")?;
     let mut child = inner.stdin(OwnedFd::from(theirs)).spawn().context("start process 1 of the sandbox")?;
-    drop(turn);
     drop(inner); // and with it this process's copy of the other end
 
     let mut word = String::new();
