@@ -10,6 +10,7 @@ use fairway_lab::{
     host::Host,
     lesson,
     manifest::{Object, ObjectName, parse},
+    wait,
 };
 
 fn lesson() -> Cluster {
@@ -135,6 +136,22 @@ fairway_lab::sandbox_tests! {
         assert_eq!(error.to_string(), "pod default/broken: start container web");
         assert!(cluster.pod("broken").is_none());
         assert_eq!(traces(&host), before);
+    }
+
+    fn what_a_container_has_started_ends_with_its_pod() {
+        let mut cluster = lesson();
+        let text = "{kind: Pod, metadata: {name: busy}, spec: {containers: [{name: c, command: [sh, -c, sleep 7777 & wait]}]}}";
+        let running = || {
+            let commands = fs::read_dir("/proc").unwrap().flatten();
+            let commands = commands.map(|process| fs::read_to_string(process.path().join("cmdline")).unwrap_or_default());
+            commands.filter(|command| command == "sleep\x007777\0").count()
+        };
+        cluster.apply(parse("test.yaml", text).unwrap()).unwrap();
+        wait::until("the program to run", || if running() == 1 { Ok(()) } else { Err(running().to_string()) }).unwrap();
+
+        cluster.delete(&[parse("test.yaml", text).unwrap().remove(0).name]).unwrap();
+
+        wait::until("it to end", || if running() == 0 { Ok(()) } else { Err(running().to_string()) }).unwrap();
     }
 
     fn a_pod_that_goes_leaves_nothing_on_its_node() {
