@@ -9,13 +9,16 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-        unix::fs::{FileTypeExt, MetadataExt},
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     thread,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    fcntl::OFlag,
+    sched::{CloneFlags, setns, unshare},
+};
 
 /// The calling thread's own namespace, as a path.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -72,7 +75,8 @@ impl Netns {
     /// Opens the namespace bound to, or found at, `path`.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        match File::open(&path) {
+        // Whatever the path leads to, opening it must not wait for anybody.
+        match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path) {
             // setns would refuse an ordinary file too, but only once inside the thread.
             Ok(handle) if is_namespace(&handle) => Ok(Self { handle, path }),
             Ok(_) => Err(Error::NotANamespace { path }),

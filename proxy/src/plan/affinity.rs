@@ -209,7 +209,7 @@ impl Identities {
         let choice = *inheritance.choices.get(&identity)?;
         let ids: BTreeMap<_, _> = inheritance
             .slots
-            .range(identity..identity.saturating_add(IDS))
+            .range(identity..=identity | (IDS - 1))
             .map(|(id, endpoint)| (*endpoint, EndpointId(*id)))
             .collect();
         let turns = if choice & STICKY == STICKY {
