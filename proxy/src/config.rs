@@ -2,7 +2,7 @@
 //!
 //! Flags that kube-proxy has too mean the same here, and are written the same way (`--masquerade-all=true`, `--v=2`).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser};
 use ipnetwork::IpNetwork;
@@ -47,6 +47,10 @@ pub struct Config {
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub install_cni: bool,
 
+    /// How often to read and compare all rules, for what others changed and the kernel did not tell, such as 10m; 0 for never
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub audit_period: Duration,
+
     /// Where the CNI plugin finds what it must know of this node
     #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
     pub run_dir: PathBuf,
@@ -84,6 +88,32 @@ fn route_mode(text: &str) -> Result<RouteMode, String> {
         "vxlan" => Err("not supported yet; use direct where all nodes are on one network".into()),
         _ => Err("must be auto, direct or none".into()),
     }
+}
+
+/// A duration as Kubernetes writes it: `1h30m`, `10m`, `200ms`, `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let malformed = || "must be a duration such as 10m or 1h30m".to_owned();
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?);
+        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(malformed()),
+        };
+        let number: u64 = number.parse().map_err(|_| malformed())?;
+        let part = number.checked_mul(milliseconds).map(Duration::from_millis);
+        sum = part.and_then(|part| sum.checked_add(part)).ok_or_else(malformed)?;
+        rest = after;
+    }
+    if text.trim().is_empty() { Err(malformed()) } else { Ok(sum) }
 }
 
 fn cidr(text: &str) -> Result<IpNetwork, String> {

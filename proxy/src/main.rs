@@ -12,6 +12,7 @@ use proxy::{
     sync::{
         Sync,
         nodes::{self, NodeRoutes},
+        repair::Repair,
         services::Nftables,
     },
     watch::manifests::Manifests,
@@ -59,7 +60,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let node_name = config.node_name(&host_name.to_string_lossy());
 
     let manifests = Manifests::watch(manifests)?;
-    let services = Nftables::new(nft::Socket::open()?, &families(), &settings(config));
+    let (socket, families) = (nft::Socket::open()?, families());
+    let monitor = nft::Monitor::open(&socket)?;
+    let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
+    let services = Nftables::new(socket, &families, &settings(config)).with_repair(repair);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let sync = Sync::new(&node_name, services, nodes);
     let (sender, events) = mpsc::channel(EVENTS);

@@ -26,6 +26,7 @@ use crate::{
 
 pub mod nodes;
 pub mod pace;
+pub mod repair;
 pub mod services;
 
 #[cfg(test)]
@@ -47,6 +48,12 @@ pub trait Services {
 
     /// Makes the kernel serve what was set. After an error all of it is still to be committed.
     fn commit(&mut self) -> Result<Committed, Self::Error>;
+
+    /// Waits until something may not be as it was committed. May be dropped while it waits.
+    fn disturbed(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Puts back what others changed. False: only a commit can tell.
+    fn repair(&mut self) -> bool;
 }
 
 /// What a commit did.
@@ -103,6 +110,10 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 },
                 () = at(again_at) => {
                     is_due = true;
+                    None
+                }
+                () = self.services.disturbed(), if is_listed => {
+                    is_due |= !self.services.repair();
                     None
                 }
             };

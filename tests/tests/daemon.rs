@@ -29,6 +29,8 @@ use nix::{
     unistd::Pid,
 };
 
+mod repair;
+
 /// In a place that each host has for itself.
 const MANIFESTS: &str = "/var/lib/fairway/manifests";
 
@@ -40,7 +42,12 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
-        let mut child = program().args(["--manifests", MANIFESTS]).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
+        let mut child =
+            program().args(["--manifests", MANIFESTS]).args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -255,5 +262,5 @@ fairway_lab::sandbox_tests! {
 }
 
 fn main() -> std::process::ExitCode {
-    fairway_lab::harness::run(&[TESTS])
+    fairway_lab::harness::run(&[TESTS, repair::TESTS])
 }

@@ -13,11 +13,14 @@ use crate::packet::{Family, Protocol};
 /// Adds a chain that the kernel told of.
 pub(super) fn chain(held: &mut Held, attributes: Attributes<'_>) -> Option<()> {
     let name = attributes.name(3)?.to_owned();
-    let hook = attributes.inside(4).and_then(|hook| match (hook.u32(1)?, hook.u32(2)?.cast_signed()) {
-        (0, -100) => Some(Hook::Prerouting),
-        (3, -100) => Some(Hook::Output),
-        (4, 100) => Some(Hook::Postrouting),
-        _ => None,
+    let is_open = attributes.u32(5) == Some(encode::ACCEPT);
+    let hook = attributes.inside(4).filter(|_| is_open).and_then(|hook| {
+        match (hook.u32(1)?, hook.u32(2)?.cast_signed()) {
+            (0, -100) => Some(Hook::Prerouting),
+            (3, -100) => Some(Hook::Output),
+            (4, 100) => Some(Hook::Postrouting),
+            _ => None,
+        }
     });
     held.chains.insert(name.into(), HeldChain { hook, rules: Vec::new() });
     Some(())
@@ -96,7 +99,8 @@ fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     }
 }
 
-fn key(family: Family, kind: KeyType, bytes: &[u8]) -> Option<Key> {
+/// A key from its bytes.
+pub(super) fn key(family: Family, kind: KeyType, bytes: &[u8]) -> Option<Key> {
     let width = if family == Family::Ip { 4 } else { 16 };
     let first = || address(bytes.get(..width)?);
     Some(match kind {

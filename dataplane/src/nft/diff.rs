@@ -26,6 +26,9 @@ pub fn diff(held: Option<&Held>, table: &Table) -> Transaction {
 
 fn change(transaction: &mut Transaction, held: &Held, table: &Table) {
     let family = table.family;
+    if held.is_dormant {
+        transaction.push(family, Change::AddTable); // without the flag, which wakes it
+    }
     for (name, map) in &table.maps {
         if !held.maps.contains_key(name) {
             transaction.push(family, Change::AddMap(name.clone(), map.kind));

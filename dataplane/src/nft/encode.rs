@@ -49,6 +49,12 @@ const APPEND: u16 = 0x800;
 /// A nest of elements must stay below 65,535 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 60_000;
 
+/// The policy of every base chain of ours.
+pub(super) const ACCEPT: u32 = 1;
+
+/// Table flag: the table is there, and the kernel does not look into it.
+pub(super) const DORMANT: u32 = 1;
+
 /// Set flags.
 pub(super) const ANONYMOUS: u32 = 1;
 const MAP: u32 = 8;
@@ -258,7 +264,6 @@ impl Batch {
 }
 
 fn put_hook(w: &mut Writer, hook: Hook) {
-    const ACCEPT: u32 = 1;
     let (number, priority) = match hook {
         Hook::Prerouting => (0, -100_i32),
         Hook::Output => (3, -100),

@@ -13,6 +13,8 @@ use crate::packet::Family;
 pub struct Held {
     /// The address family.
     pub family: Family,
+    /// Whether somebody has switched it off.
+    pub is_dormant: bool,
     /// The chains, by name.
     pub chains: BTreeMap<ChainName, HeldChain>,
     /// The maps whose kind is one of ours, by name.
@@ -49,7 +51,13 @@ impl Fingerprint {
 impl Held {
     /// An empty table.
     pub fn new(family: Family) -> Self {
-        Self { family, chains: BTreeMap::new(), maps: BTreeMap::new(), foreign_maps: BTreeSet::new() }
+        Self {
+            family,
+            is_dormant: false,
+            chains: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            foreign_maps: BTreeSet::new(),
+        }
     }
 }
 

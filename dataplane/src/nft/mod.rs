@@ -10,21 +10,27 @@
 //! trace: where would this packet go?
 //! ```
 
+mod audit;
 mod decode;
 mod diff;
+mod doubt;
 mod encode;
 mod fake;
 mod held;
 mod message;
+mod monitor;
 mod socket;
 mod table;
 mod text;
 mod trace;
 mod transaction;
 
+pub use audit::Audit;
 pub use diff::diff;
+pub use doubt::{Doubt, Keys};
 pub use fake::{Fake, Refusal};
 pub use held::{Fingerprint, Held, HeldChain};
+pub use monitor::{Intrusion, Monitor, Notice, Process};
 pub use socket::{Error, Socket};
 pub use table::{
     Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule,

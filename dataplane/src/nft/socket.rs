@@ -14,6 +14,7 @@ use super::{
     encode::{self, ACK, Batch, DUMP},
     held::Held,
     message::{Attributes, Messages, Writer, u32_ne},
+    table::Map,
     text::In,
     transaction::{Change, Transaction},
 };
@@ -122,6 +123,7 @@ impl Error {
 #[derive(Debug)]
 pub struct Socket {
     netlink: NetlinkSocket,
+    port: u32,
 }
 
 impl Socket {
@@ -129,7 +131,7 @@ impl Socket {
     pub fn open() -> Result<Self, Error> {
         let open = || {
             let mut netlink = NetlinkSocket::new(NETLINK_NETFILTER)?;
-            netlink.bind_auto()?;
+            let port = netlink.bind_auto()?.port_number();
             netlink.set_ext_ack(true)?;
             netlink.set_cap_ack(true)?;
             // Beyond the system's limit with CAP_NET_ADMIN of the machine, else up to it.
@@ -138,10 +140,10 @@ impl Socket {
                 limits.set_send_buffer_size(SEND_BUFFER)?;
             }
             limits.set_recv_buffer_size(RECEIVE_BUFFER)?;
-            Ok(netlink)
+            Ok((netlink, port))
         };
         let hint = "the kernel needs nf_tables (CONFIG_NF_TABLES)";
-        open().map(|netlink| Self { netlink }).map_err(|source| Error::Open { hint, source })
+        open().map(|(netlink, port)| Self { netlink, port }).map_err(|source| Error::Open { hint, source })
     }
 
     /// Opens a socket inside a network namespace; it stays there wherever it is used.
@@ -149,6 +151,11 @@ impl Socket {
         netns.run(Self::open).unwrap_or_else(|error| {
             Err(Error::Open { hint: "cannot enter the network namespace", source: io::Error::other(error) })
         })
+    }
+
+    /// What the kernel knows this socket by.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Commits a transaction: all of it, or nothing and an error that names the change at fault.
@@ -195,22 +202,32 @@ impl Socket {
     /// Lists what the kernel holds of our table of that family; `None` if there is no such table. Elements that rules
     /// added are left out: they may be a million, and are nobody's to compare.
     pub fn held(&self, family: Family) -> Result<Option<Held>, Error> {
-        // Whoever changes any table in this namespace interrupts the lists of all: begin anew.
-        for _ in 1..LIST_TRIES {
-            match self.list(family) {
-                Err(Error::List { source, .. }) if source.kind() == io::ErrorKind::Interrupted => {}
-                listed => return listed,
+        uninterrupted(|| {
+            let Some(mut held) = self.list_outline(family)? else { return Ok(None) };
+            for (name, map) in held.maps.iter_mut().filter(|(_, map)| map.kind.dynamic.is_none()) {
+                if !self.read_elements(family, name, map)? {
+                    held.foreign_maps.insert(name.clone());
+                }
             }
-        }
-        self.list(family)
+            held.maps.retain(|name, _| !held.foreign_maps.contains(name));
+            Ok(Some(held))
+        })
     }
 
-    fn list(&self, family: Family) -> Result<Option<Held>, Error> {
+    /// Lists all but the elements of maps.
+    pub(super) fn outline(&self, family: Family) -> Result<Option<Held>, Error> {
+        uninterrupted(|| self.list_outline(family))
+    }
+
+    fn list_outline(&self, family: Family) -> Result<Option<Held>, Error> {
         const GET_TABLE: u16 = encode::kind(1);
         let fail = |what| move |source| Error::List { what, family, source };
         let mut held = Held::new(family);
         let by_table = |_: &mut Writer| {};
-        match self.request(family, GET_TABLE, ACK, by_table, |_, _| {}) {
+        let flags = |_: u16, attributes: Attributes<'_>| {
+            held.is_dormant = attributes.u32(2).unwrap_or(0) & encode::DORMANT != 0;
+        };
+        match self.request(family, GET_TABLE, ACK, by_table, flags) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(None),
             Err(error) => return Err(fail("the name")(error)),
@@ -233,31 +250,62 @@ impl Socket {
             }
         })
         .map_err(fail("maps"))?;
-        for (name, map) in held.maps.iter_mut().filter(|(_, map)| map.kind.dynamic.is_none()) {
-            let by_map = |w: &mut Writer| w.put_name(2, name);
-            let mut is_ours = true;
-            self.request(family, encode::GET_ELEMENTS, DUMP, by_map, |kind, attributes| {
-                if kind == encode::NEW_ELEMENTS {
-                    is_ours &= decode::elements(family, map, attributes);
-                }
-            })
-            .map_err(fail("elements"))?;
-            if !is_ours {
-                held.foreign_maps.insert(name.clone());
-            }
-        }
-        held.maps.retain(|name, _| !held.foreign_maps.contains(name));
         Ok(Some(held))
     }
 
+    /// Adds the elements that a map holds. False: one of them is of no kind of ours.
+    pub(super) fn read_elements(&self, family: Family, name: &str, map: &mut Map) -> Result<bool, Error> {
+        let by_map = |w: &mut Writer| w.put_name(2, name);
+        let mut are_ours = true;
+        self.request(family, encode::GET_ELEMENTS, DUMP, by_map, |kind, attributes| {
+            if kind == encode::NEW_ELEMENTS {
+                are_ours &= decode::elements(family, map, attributes);
+            }
+        })
+        .map_err(|source| Error::List { what: "elements", family, source })?;
+        Ok(are_ours)
+    }
+
+    /// The number of the last transaction that anybody committed in this namespace.
+    pub(super) fn generation(&self) -> Result<u32, Error> {
+        const GET_GENERATION: u16 = encode::kind(16);
+        let mut generation = 0;
+        let family = Family::Ip; // any will do
+        self.request(
+            family,
+            GET_GENERATION,
+            ACK,
+            |_| {},
+            |_, attributes| {
+                generation = attributes.u32(1).unwrap_or(0);
+            },
+        )
+        .map_err(|source| Error::List { what: "the generation", family, source })?;
+        Ok(generation)
+    }
+
     /// Asks for something of our table and hands each message of the answer to `take`.
-    fn request(
+    pub(super) fn request(
         &self,
         family: Family,
         kind: u16,
         flags: u16,
         name: impl Fn(&mut Writer),
         mut take: impl FnMut(u16, Attributes<'_>),
+    ) -> io::Result<()> {
+        self.ask(family, kind, flags, name)?;
+        let mut interrupted = false;
+        while !self.answer(&mut interrupted, &mut take)? {}
+        if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Asks for something of our table.
+    pub(super) fn ask(
+        &self,
+        family: Family,
+        kind: u16,
+        flags: u16,
+        name: impl Fn(&mut Writer),
     ) -> io::Result<()> {
         const SEQUENCE: u32 = 1;
         let mut writer = Writer::default();
@@ -267,23 +315,29 @@ impl Socket {
         name(&mut writer);
         writer.close_message(open);
         self.forget_answers()?;
-        self.netlink.send(writer.bytes(), 0)?;
-        let mut interrupted = false;
-        loop {
-            let reply = self.receive(0)?;
-            for message in Messages(&reply) {
-                interrupted |= message.flags & INTERRUPTED != 0;
-                match message.kind {
-                    DONE if interrupted => return Err(io::ErrorKind::Interrupted.into()),
-                    DONE => return Ok(()),
-                    ERROR => match errno(message.body) {
-                        0 => return Ok(()),
-                        errno => return Err(io::Error::from_raw_os_error(errno)),
-                    },
-                    kind => take(kind, message.attributes()),
-                }
+        self.netlink.send(writer.bytes(), 0).map(drop)
+    }
+
+    /// Reads one datagram of an answer and says whether it was the last. The kernel writes the next page of a dump when this
+    /// one is read, and not before.
+    pub(super) fn answer(
+        &self,
+        interrupted: &mut bool,
+        mut take: impl FnMut(u16, Attributes<'_>),
+    ) -> io::Result<bool> {
+        let reply = self.receive(0)?;
+        for message in Messages(&reply) {
+            *interrupted |= message.flags & INTERRUPTED != 0;
+            match message.kind {
+                DONE => return Ok(true),
+                ERROR => match errno(message.body) {
+                    0 => return Ok(true),
+                    errno => return Err(io::Error::from_raw_os_error(errno)),
+                },
+                kind => take(kind, message.attributes()),
             }
         }
+        Ok(false)
     }
 
     /// Takes what an earlier call, which ended early, has left unread, so that nobody takes it for an answer to the next.
@@ -306,6 +360,17 @@ impl Socket {
         self.netlink.recv(&mut reply, flags)?;
         Ok(reply)
     }
+}
+
+/// Lists anew when it was interrupted: whoever changes any table in this namespace interrupts the lists of all.
+pub(super) fn uninterrupted<T>(mut list: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 1..LIST_TRIES {
+        match list() {
+            Err(Error::List { source, .. }) if source.kind() == io::ErrorKind::Interrupted => {}
+            listed => return listed,
+        }
+    }
+    list()
 }
 
 /// The errno of an error message; the kernel sends it negative.

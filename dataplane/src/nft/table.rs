@@ -160,7 +160,7 @@ pub enum Source {
 }
 
 /// What becomes of the packet.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// Goes on in another chain and comes back.
     Jump(ChainName),
@@ -238,7 +238,7 @@ impl Map {
 }
 
 /// What a map holds under a key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
     /// The data.
     pub data: Data,
@@ -298,7 +298,7 @@ impl Key {
 }
 
 /// The data of an element.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Data {
     /// Of a set.
     None,

@@ -14,14 +14,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
+    future, mem,
     time::Instant,
 };
 
 use dataplane::nft::{self, Change, Socket, Table, Transaction, diff};
 use tracing::{trace, warn};
 
-use super::{Committed, Services, pace::SETTLED};
+use super::{
+    Committed, Services,
+    pace::SETTLED,
+    repair::{Repair, Repairs},
+};
 use crate::{
     plan::{Planner, Settings, Shadowed},
     service_port::{Family, ServicePort, ServicePortName},
@@ -38,6 +42,8 @@ pub struct Nftables {
     settings: Settings,
     planner: Planner,
     socket: Socket,
+    /// None: what others do is found out only when a commit fails.
+    repair: Option<Repair>,
     stage: Stage,
     /// Families whose tables packets do not enter yet.
     unhooked: BTreeSet<Family>,
@@ -70,6 +76,7 @@ impl Nftables {
             settings: settings.clone(),
             planner: Planner::new(families, settings),
             socket,
+            repair: None,
             stage: Stage::Unknown,
             unhooked: BTreeSet::new(),
             is_touched: false,
@@ -78,11 +85,23 @@ impl Nftables {
         }
     }
 
+    /// The same, but what others change is put back at once.
+    #[must_use]
+    pub fn with_repair(self, repair: Repair) -> Self {
+        Self { repair: Some(repair), ..self }
+    }
+
+    /// What others changed and was put back so far.
+    pub fn repairs(&self) -> Repairs {
+        self.repair.as_ref().map(Repair::done).unwrap_or_default()
+    }
+
     /// Takes stock of a family's table, or makes it.
     fn take_up(&mut self, family: Family) -> Result<Stage, nft::Error> {
         let Some(held) = self.socket.held(family)? else {
-            if let Some(skeleton) = self.planner.skeletons().find(|table| table.family == family) {
-                self.send(&diff(None, &without_hooks(skeleton)))?;
+            let skeleton = self.planner.skeletons().find(|table| table.family == family).map(without_hooks);
+            if let Some(skeleton) = skeleton {
+                self.send(&diff(None, &skeleton))?;
             }
             self.unhooked.insert(family);
             return Ok(Stage::Filling);
@@ -105,6 +124,7 @@ impl Nftables {
                 ),
             }
             self.stage = Stage::Lost;
+            self.repair.as_mut().map(Repair::yield_to_commit);
         }
         let changes = self.changes_from_held()?;
         self.send(&changes)?;
@@ -139,9 +159,12 @@ impl Nftables {
         Ok(())
     }
 
-    fn send(&self, transaction: &Transaction) -> Result<(), nft::Error> {
+    fn send(&mut self, transaction: &Transaction) -> Result<(), nft::Error> {
         trace!(%transaction, "commits");
-        self.socket.commit(transaction)
+        match &mut self.repair {
+            Some(repair) => repair.commit(&self.socket, transaction),
+            None => self.socket.commit(transaction),
+        }
     }
 }
 
@@ -217,5 +240,29 @@ impl Services for Nftables {
             elements,
             is_unfinished: is_touched || !changes.is_empty() || !self.planner.is_settled(),
         })
+    }
+
+    async fn disturbed(&mut self) {
+        match &mut self.repair {
+            Some(repair) => repair.disturbed().await,
+            None => future::pending().await,
+        }
+    }
+
+    fn repair(&mut self) -> bool {
+        let Some(repair) = &mut self.repair else { return true };
+        if self.stage == Stage::InStep {
+            let repaired = repair.run(&self.socket, || self.planner.tables().collect());
+            let Err(error) = repaired else { return true };
+            let error: &(dyn std::error::Error + 'static) = &error;
+            warn!(error, "not put back one by one; lists the tables to mend them");
+            self.stage = Stage::Lost;
+            return false;
+        }
+        let is_disturbed = repair.yield_to_commit();
+        if is_disturbed && self.stage == Stage::Filling {
+            self.stage = Stage::Lost;
+        }
+        !is_disturbed
     }
 }

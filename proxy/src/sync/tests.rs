@@ -54,6 +54,17 @@ impl Services for FakeServices {
         let is_unfinished = self.0.goes_wrong("finished");
         Ok(Committed { elements: std::mem::take(&mut self.1), is_unfinished })
     }
+
+    async fn disturbed(&mut self) {
+        if !self.0.goes_wrong("kernel") {
+            future::pending::<()>().await;
+        }
+    }
+
+    fn repair(&mut self) -> bool {
+        self.0.note("repair");
+        !self.0.goes_wrong("repair")
+    }
 }
 
 struct FakeNodes(Script);
@@ -195,6 +206,16 @@ async fn what_is_unfinished_is_committed_a_moment_later() {
     running.does([Event::Listed], AT_ONCE).await;
     assert_eq!(running.does([], Duration::from_millis(100)).await, ["commit"]);
     assert_eq!(running.does([], Duration::from_mins(1)).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disturbance_is_repaired_without_a_commit_unless_that_fails() {
+    let running = Running::start(&["kernel", "kernel", "repair"]);
+
+    assert_eq!(running.does([service("a")], Duration::from_mins(1)).await, [""; 0]); // nothing of it is ours yet
+    let done = running.does([Event::Listed], AT_ONCE).await;
+    let done: Vec<_> = done.iter().filter(|step| matches!(step.as_str(), "repair" | "commit")).collect();
+    assert_eq!(done, ["commit", "repair", "commit", "repair"]);
 }
 
 #[tokio::test(start_paused = true)]
