@@ -172,7 +172,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
 
     /// Says once why nothing could be committed, however often it is tried.
     fn complain(&mut self, error: &(dyn Error + 'static)) {
-        let causes = std::iter::successors(Some(error), |error| error.source());
+        let causes = std::iter::successors(Some(error), |&error| error.source());
         let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         if self.last_error.as_ref() != Some(&message) {
             error!(error, "not committed; the rules stay as they are until it succeeds");
