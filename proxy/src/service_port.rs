@@ -25,7 +25,8 @@ pub struct ServicePortName {
 
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
 
