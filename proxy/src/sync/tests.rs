@@ -136,8 +136,8 @@ async fn nothing_is_committed_before_all_is_listed() {
         running.does([service("b"), Event::Listed], AT_ONCE).await,
         [
             "add routes to 1",
-            "set default/a: ip: Some(0)",
-            "set default/b: ip: Some(0)",
+            "set default/a ip: Some(0)",
+            "set default/b ip: Some(0)",
             "commit",
             "remove routes"
         ],
@@ -160,7 +160,7 @@ async fn a_burst_costs_one_commit_and_only_what_it_touches() {
 
     assert_eq!(
         running.does([service("c"), gone, service("d")], AT_ONCE).await,
-        ["set default/a: ip: None", "set default/c: ip: Some(0)", "set default/d: ip: Some(0)", "commit"],
+        ["set default/a ip: None", "set default/c ip: Some(0)", "set default/d ip: Some(0)", "commit"],
     );
     assert_eq!(running.does([service("d")], AT_ONCE).await, [""; 0]);
 }
@@ -172,7 +172,7 @@ async fn routes_come_before_the_services_and_go_after_them() {
 
     assert_eq!(
         running.does([service("a"), node("w1")], AT_ONCE).await,
-        ["add routes to 1", "set default/a: ip: Some(0)", "commit", "remove routes"],
+        ["add routes to 1", "set default/a ip: Some(0)", "commit", "remove routes"],
     );
 }
 
