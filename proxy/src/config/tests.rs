@@ -17,6 +17,20 @@ fn defaults_are_the_places_that_users_know() {
 }
 
 #[test]
+fn durations_are_written_as_in_kubernetes() {
+    let period = |flag: &str| parse(flag).map(|config| config.audit_period.as_millis());
+
+    assert_eq!(period(""), Ok(600_000));
+    assert_eq!(period("--audit-period 0"), Ok(0));
+    assert_eq!(period("--audit-period 1h30m"), Ok(5_400_000));
+    assert_eq!(period("--audit-period 1s500ms"), Ok(1_500));
+    for wrong in ["10", "m", "1d", "-1s", "1.5h"] {
+        let said = period(&format!("--audit-period={wrong}")).unwrap_err();
+        assert!(said.contains("must be a duration such as 10m"), "{said}");
+    }
+}
+
+#[test]
 fn flags_are_written_as_for_kube_proxy() {
     let config =
         parse("--masquerade-all=true --v=4 --cluster-cidr=10.244.0.0/16,fd00::/56 --install-cni").unwrap();

@@ -250,13 +250,13 @@ impl Repair {
             self.is_audit_due = false;
             self.audit.begin(tables());
             self.doubt(self.outlines());
-            self.due = Some(began);
+            self.due.get_or_insert(began);
         } else {
             match self.audit.step(tables) {
                 Ok(None) => {}
                 Ok(doubt) => {
                     self.doubt(doubt);
-                    self.due = Some(began);
+                    self.due.get_or_insert(began);
                 }
                 Err(error) => {
                     let error: &(dyn Error + 'static) = &error;

@@ -13,7 +13,11 @@ use fairway_lab::wait;
 use proxy::{
     plan::{Planner, Settings},
     service_port::{Endpoint, ServicePort, ServicePortName},
-    sync::{Services, repair::Repair, services::Nftables},
+    sync::{
+        Services,
+        repair::{Repair, Repairs},
+        services::Nftables,
+    },
 };
 
 use super::{Daemon, endpoint, held, on_a_node, service, slice, write};
@@ -114,6 +118,33 @@ fn table_of(planner: &Planner) -> Table {
     planner.tables().next().unwrap()
 }
 
+/// Plans and commits 2,000 services, lets somebody disturb them, and waits until all is as before. Audits all the time, unless there
+/// is a monitor to listen.
+fn disturbs_and_repairs(listens: bool, disturb: impl FnOnce(&Held)) -> (Repairs, Held) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (families, socket) = ([Family::Ip], Socket::open().unwrap());
+        let monitor = listens.then(|| Monitor::open(&socket).unwrap());
+        let period = if listens { Duration::ZERO } else { Duration::from_millis(1) };
+        let repair = Repair::new(monitor, Socket::open().unwrap(), &families, period).unwrap();
+        let mut services = Nftables::new(socket, &families, &Settings::default()).with_repair(repair);
+        services.begin().unwrap();
+        for n in 0..2_000 {
+            let (name, port) = service_port(n, 2);
+            services.set(&name, Family::Ip, Some(port));
+        }
+        while services.commit().unwrap().is_unfinished {}
+        let before = held().unwrap();
+
+        disturb(&before);
+        while held().as_ref() != Some(&before) {
+            services.disturbed().await;
+            assert!(services.repair());
+        }
+        (services.repairs(), before)
+    })
+}
+
 /// Runs `nft`, if it is installed.
 fn nft(command: &str) -> bool {
     let Ok(status) = Command::new("nft").args(command.split_whitespace()).status() else {
@@ -207,7 +238,7 @@ fairway_lab::sandbox_tests! {
             daemon.says("committed");
             let before = at_rest();
 
-            for _ in 0..500 {
+            for _ in 0..100 {
                 for map in ["cluster-vips", "slots"] {
                     let _ = intrude([(Family::Ip, delete(first(&before, map)))]); // unless it is still gone
                 }
@@ -221,36 +252,38 @@ fairway_lab::sandbox_tests! {
 
     fn an_audit_finds_what_nobody_told_of() {
         on_a_node(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let period = Duration::from_millis(1);
-                let deaf = Repair::new(None, Socket::open().unwrap(), &[Family::Ip], period).unwrap();
-                let mut services = Nftables::new(Socket::open().unwrap(), &[Family::Ip], &Settings::default()).with_repair(deaf);
-                services.begin().unwrap();
-                for n in 0..2_000 {
-                    let (name, port) = service_port(n, 2);
-                    services.set(&name, Family::Ip, Some(port));
-                }
-                while services.commit().unwrap().is_unfinished {}
-                let before = held().unwrap();
-                let (map, kind, key, element) = first(&before, "slots");
+            let (repairs, before) = disturbs_and_repairs(false, |before| {
+                let (map, kind, key, element) = first(before, "slots");
                 let foreign = (Key::Number(99_999), element);
                 let at_once = vec![
-                    delete(first(&before, "cluster-vips")),
+                    delete(first(before, "cluster-vips")),
                     Change::DeleteElements(map.into(), kind, vec![key]),
                     Change::AddElements(map.into(), kind, vec![foreign]),
                     Change::FlushChain("dispatch".into()),
                 ];
                 intrude(at_once.into_iter().map(|change| (Family::Ip, change))).unwrap();
-
-                while held().as_ref() != Some(&before) {
-                    services.disturbed().await;
-                    assert!(services.repair());
-                }
-
-                let repairs = services.repairs().repairs; // some may be found on one page
-                assert!((1..=4).contains(&repairs), "{repairs}");
             });
+
+            assert_eq!(held(), Some(before));
+            assert!((1..=4).contains(&repairs.repairs), "{repairs:?}"); // some may be found on one page
+        });
+    }
+
+    fn what_there_was_no_room_to_tell_is_found_all_the_same() {
+        on_a_node(|| {
+            let (repairs, before) = disturbs_and_repairs(true, |before| {
+                let (map, kind, ..) = first(before, "slots");
+                let all: Vec<_> = before.maps[map].elements.clone().into_iter().collect();
+                let keys = all.iter().map(|(key, _)| *key).collect();
+                let noise = [Change::DeleteElements(map.into(), kind, keys), Change::AddElements(map.into(), kind, all)];
+                for _ in 0..120 {
+                    intrude(noise.clone().map(|change| (Family::Ip, change))).unwrap();
+                }
+                intrude([(Family::Ip, delete(first(before, "cluster-vips")))]).unwrap();
+            });
+
+            assert_eq!(held(), Some(before));
+            assert!(repairs.missed > 0 && repairs.repairs == 1, "{repairs:?}");
         });
     }
 
