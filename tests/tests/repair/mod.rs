@@ -1,6 +1,12 @@
 //! What others do to our tables, and that it is put back.
 
-use std::{net::Ipv4Addr, process::Command, thread, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use dataplane::{
     nft::{
@@ -313,6 +319,49 @@ fairway_lab::sandbox_tests! {
             assert_eq!(amends.elements(), (1, 0));
             monitor.commit(&own, &amends).unwrap();
             assert!(own.amends(&table, doubt).unwrap().is_empty());
+        });
+    }
+
+    fn what_others_commit_while_we_do_not_listen_is_known_to_be_missed() {
+        on_a_node(|| {
+            let (own, table) = (Socket::open().unwrap(), table_of(&planner(1_000, 2)));
+            let mut monitor = Monitor::open(&own).unwrap();
+            monitor.commit(&own, &diff(None, &table)).unwrap();
+            let held = Held::from(&table);
+            let transaction = |changes: [Change; 2]| {
+                let mut transaction = Transaction::default();
+                for change in changes {
+                    transaction.push(Family::Ip, change);
+                }
+                transaction
+            };
+            let (map, kind, ..) = first(&held, "slots");
+            let all: Vec<_> = held.maps[map].elements.clone().into_iter().collect();
+            let keys = all.iter().map(|(key, _)| *key).collect();
+            let ours =
+                transaction([Change::DeleteElements(map.into(), kind, keys), Change::AddElements(map.into(), kind, all)]);
+            let (map, kind, key, element) = first(&held, "cluster-vips");
+            let theirs = transaction([
+                Change::DeleteElements(map.into(), kind, vec![key]),
+                Change::AddElements(map.into(), kind, vec![(key, element)]),
+            ]);
+
+            let (other, is_over) = (Socket::open().unwrap(), AtomicBool::new(false));
+            let intrusions = thread::scope(|scope| {
+                let intruder = scope.spawn(|| {
+                    let again = || !is_over.load(Ordering::Relaxed);
+                    std::iter::repeat_with(|| other.commit(&theirs).unwrap()).take_while(|()| again()).count() + 1
+                });
+                for _ in 0..20 {
+                    monitor.commit(&own, &ours).unwrap();
+                }
+                is_over.store(true, Ordering::Relaxed);
+                intruder.join().unwrap()
+            });
+
+            let notices = notices(&mut monitor);
+            let is_known = notices.contains(&Notice::Missed) || notices.len() == intrusions;
+            assert!(is_known, "told of {} of {intrusions}, and none was missed", notices.len());
         });
     }
 
