@@ -12,7 +12,6 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
-    thread,
     time::Duration,
 };
 
@@ -78,9 +77,8 @@ pub(super) fn measure(services: u32) -> Result<ConnectFigures> {
     engine.settle()?;
 
     let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, ENDPOINT_PORT)))??;
-    thread::spawn(move || listener.incoming().for_each(drop)); // ends with this process
-    let (direct_per_s, service_per_s) =
-        client.run(|| connections(SocketAddrV4::new(Size::service_ip(services), SERVICE_PORT)))??;
+    let service = SocketAddrV4::new(Size::service_ip(services), SERVICE_PORT);
+    let (direct_per_s, service_per_s) = client.run(|| connections(service, &listener))??;
 
     let tracked = node.run(|| sysctl::read("net/netfilter/nf_conntrack_max"))??;
     let tracked: u32 = tracked.parse().context("read nf_conntrack_max")?;
@@ -100,13 +98,15 @@ pub(super) fn measure(services: u32) -> Result<ConnectFigures> {
 }
 
 /// Connections per second to the server itself and through a service, in pairs.
-fn connections(service: SocketAddrV4) -> Result<(Vec<f64>, Vec<f64>)> {
+fn connections(service: SocketAddrV4, server: &TcpListener) -> Result<(Vec<f64>, Vec<f64>)> {
     let direct = SocketAddrV4::new(SERVERS[0], ENDPOINT_PORT);
     for to in [direct, service] {
-        wait::until("the server to answer", || connect(to).map_err(|error| format!("{to}: {error}")))?;
+        wait::until("the server to answer", || {
+            connect(to, server).map_err(|error| format!("{to}: {error}"))
+        })?;
     }
     let per_second = |to| {
-        let (connected, spent) = timed(|| (0..CONNECTIONS).try_for_each(|_| connect(to)));
+        let (connected, spent) = timed(|| (0..CONNECTIONS).try_for_each(|_| connect(to, server)));
         connected.map(|()| f64::from(CONNECTIONS) / spent.wall.as_secs_f64())
     };
     let mut measured = (Vec::new(), Vec::new());
@@ -117,9 +117,14 @@ fn connections(service: SocketAddrV4) -> Result<(Vec<f64>, Vec<f64>)> {
     Ok(measured)
 }
 
-fn connect(to: SocketAddrV4) -> io::Result<()> {
+/// Makes a connection and takes it at the other end: whoever waits for nobody measures no scheduler.
+fn connect(to: SocketAddrV4, server: &TcpListener) -> io::Result<()> {
     let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), Duration::from_secs(1))?;
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)) // ends it by a reset: no port has to wait
+    let accepted = server.accept()?;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?; // ends it by a reset: no port has to wait
+    drop(stream);
+    drop(accepted);
+    Ok(())
 }
 
 /// Microseconds of CPU time for each new flow to endpoints directly and through services, in pairs.

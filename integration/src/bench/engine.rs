@@ -39,14 +39,6 @@ impl Engine {
         self.touched.extend(self.state.apply(event));
     }
 
-    /// Plans and commits what was taken in.
-    fn commit(&mut self) -> Result<Committed> {
-        for (name, family) in mem::take(&mut self.touched.service_ports) {
-            self.services.set(&name, family, self.state.service_port(&name, family));
-        }
-        Ok(self.services.commit()?)
-    }
-
     /// Takes events in and commits them at once.
     pub(super) fn change(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Committed> {
         events.into_iter().for_each(|event| self.take(event));
