@@ -132,11 +132,12 @@ fn flows_both_ways(size: Size, flows: u32) -> Result<(Vec<f64>, Vec<f64>)> {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW))).context("open a raw socket")?;
     let backends = Backends { count: 1, is_replaced: false };
     let endpoint = |number| size.endpoint_ips(number, backends).next().unwrap_or(SERVERS[0]);
-    let mut sent = (0, 0);
+    let mut sent = 0;
     let mut measured = (Vec::new(), Vec::new());
     for _ in 0..=PAIRS {
-        measured.0.push(send(&raw, size, &mut sent.0, flows, ENDPOINT_PORT, endpoint)?);
-        measured.1.push(send(&raw, size, &mut sent.1, flows, SERVICE_PORT, Size::service_ip)?);
+        measured.0.push(send(&raw, size, sent, flows, ENDPOINT_PORT, endpoint)?);
+        measured.1.push(send(&raw, size, sent + flows, flows, SERVICE_PORT, Size::service_ip)?);
+        sent += 2 * flows;
     }
     // The first pair finds neighbours and routes that nobody asked for yet.
     measured.0.remove(0);
@@ -147,22 +148,21 @@ fn flows_both_ways(size: Size, flows: u32) -> Result<(Vec<f64>, Vec<f64>)> {
 /// `IPPROTO_RAW`: the IP header is ours.
 const RAW: i32 = 255;
 
-/// Opens so many flows, no two alike, to one service or endpoint after the other.
+/// Opens so many flows, each from a client of its own, to one service or endpoint after the other.
 fn send(
     raw: &Socket,
     size: Size,
-    sent: &mut u32,
+    sent: u32,
     flows: u32,
     port: u16,
     ip: impl Fn(u32) -> Ipv4Addr,
 ) -> Result<f64> {
-    let packets: Vec<_> = (*sent..*sent + flows)
+    let packets: Vec<_> = (sent..sent + flows)
         .map(|flow| {
             let to = SocketAddrV4::new(ip(flow % size.services), port);
-            (syn(source(flow / size.services), to), SocketAddr::V4(to).into())
+            (syn(source(flow), to), SocketAddr::V4(to).into())
         })
         .collect();
-    *sent += flows;
     let (outcome, took) =
         timed(|| packets.iter().try_for_each(|(packet, to)| raw.send_to(packet, to).map(drop)));
     outcome.context("send a packet")?;
