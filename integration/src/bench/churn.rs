@@ -125,6 +125,14 @@ impl Services for Timed {
         self.shared.committed.notify_one();
         Ok(committed)
     }
+
+    async fn disturbed(&mut self) {
+        self.nftables.disturbed().await;
+    }
+
+    fn repair(&mut self) -> bool {
+        self.nftables.repair()
+    }
 }
 
 /// Nodes are no part of this.
@@ -143,12 +151,12 @@ impl Nodes for NoNodes {
 /// Sends changes for so many seconds.
 pub(super) fn measure(size: Size, seconds: u32) -> Result<ChurnFigures> {
     let host = Host::make(OWN_NODE)?;
-    let nftables = host.run(engine::nftables)??;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2) // as in the daemon
-        .enable_time()
+        .enable_all()
         .build()
         .context("start the event loop")?;
+    let nftables = host.run(|| engine::nftables(&runtime))??;
     runtime.block_on(churn(size, Duration::from_secs(seconds.into()) / 2, nftables))
 }
 

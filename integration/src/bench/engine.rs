@@ -5,18 +5,20 @@
 use std::{
     io::{self, Read as _},
     mem, thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use dataplane::nft::Socket;
+use dataplane::nft::{Monitor, Socket};
 use proxy::{
     plan::Settings,
     service_port::Family,
     state::{State, Touched},
-    sync::{Committed, Services as _, pace::SETTLED, services::Nftables},
+    sync::{Committed, Services as _, pace::SETTLED, repair::Repair, services::Nftables},
     watch::Event,
 };
 use socket2::{Domain, Protocol, Type};
+use tokio::runtime::{self, Runtime};
 
 use super::workload::OWN_NODE;
 
@@ -26,12 +28,16 @@ pub(super) struct Engine {
     state: State,
     services: Nftables,
     touched: Touched,
+    /// What listens to others is registered here.
+    _runtime: Runtime,
 }
 
 impl Engine {
     /// Begins as the daemon does, with whatever the calling thread's network namespace holds.
     pub(super) fn open() -> Result<Self> {
-        Ok(Self { state: State::new(OWN_NODE), services: nftables()?, touched: Touched::default() })
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (state, touched) = (State::new(OWN_NODE), Touched::default());
+        Ok(Self { state, services: nftables(&runtime)?, touched, _runtime: runtime })
     }
 
     /// Takes an event in.
@@ -63,10 +69,13 @@ impl Engine {
     }
 }
 
-/// The kernel's end, for both families, in the calling thread's network namespace.
-pub(super) fn nftables() -> Result<Nftables> {
-    let socket = Socket::open()?;
-    Ok(Nftables::new(socket, &Family::ALL, &Settings::default()))
+/// The kernel's end as in the daemon, but without audits, in the calling thread's network namespace.
+pub(super) fn nftables(runtime: &Runtime) -> Result<Nftables> {
+    let _inside = runtime.enter();
+    let (socket, families) = (Socket::open()?, Family::ALL);
+    let monitor = Monitor::open(&socket)?;
+    let repair = Repair::new(Some(monitor), Socket::open()?, &families, Duration::ZERO)?;
+    Ok(Nftables::new(socket, &families, &Settings::default()).with_repair(repair))
 }
 
 /// Counts the nftables transactions that the calling thread's network namespace has ever seen.

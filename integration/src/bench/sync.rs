@@ -49,6 +49,7 @@ pub(super) struct EngineFigures {
     replace_p50_us: f64,
     replace_p99_us: f64,
     replace_idle_p50_us: f64,
+    replace_idle_cpu_p50_us: f64,
     resize_p50_us: f64,
     resize_p99_us: f64,
     add_p50_us: f64,
@@ -58,6 +59,7 @@ pub(super) struct EngineFigures {
     burst_1000_ms: f64,
     restart_writes: u32,
     restart_ms: f64,
+    restart_cpu_ms: f64,
     rss_kb: u64,
     slab_kb: u64,
 }
@@ -111,13 +113,15 @@ pub(super) fn measure_engine(size: Size) -> Result<EngineFigures> {
     let mut add = course.each_time(|cluster, turn| cluster.added(size.services + turn))?;
     let mut remove = course.each_time(|_, turn| workload::removed(size.services + turn))?;
     let burst = course.burst()?;
-    let mut idle = Samples::default();
+    let (mut idle, mut idle_cpu) = (Samples::default(), Samples::default());
     for turn in 0..IDLE_CHANGES {
         course.engine.settle()?;
         thread::sleep(Duration::from_secs(1));
         let number = course.cluster.pick(turn);
         let event = course.cluster.replace(number);
-        idle.add(course.change([event])?);
+        let spent = course.change([event])?;
+        idle.add(spent.wall);
+        idle_cpu.add(spent.cpu);
     }
     course.engine.settle()?;
     let rss_kb = memory_kb(std::process::id(), "VmHWM")?;
@@ -131,6 +135,7 @@ pub(super) fn measure_engine(size: Size) -> Result<EngineFigures> {
         replace_p50_us: replace.percentile_us(50),
         replace_p99_us: replace.percentile_us(99),
         replace_idle_p50_us: idle.percentile_us(50),
+        replace_idle_cpu_p50_us: idle_cpu.percentile_us(50),
         resize_p50_us: resize.percentile_us(50),
         resize_p99_us: resize.percentile_us(99),
         add_p50_us: add.percentile_us(50),
@@ -140,6 +145,7 @@ pub(super) fn measure_engine(size: Size) -> Result<EngineFigures> {
         burst_1000_ms: millis(burst.wall),
         restart_writes,
         restart_ms: millis(restart.wall),
+        restart_cpu_ms: millis(restart.cpu),
         rss_kb,
         slab_kb,
     })
@@ -172,11 +178,11 @@ impl Course {
         Ok(spent)
     }
 
-    /// Makes one change, from the event to the kernel's acknowledgement.
-    fn change(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Duration> {
+    /// Makes changes at once, from the events to the kernel's acknowledgement.
+    fn change(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Spent> {
         let (committed, spent) = timed(|| self.engine.change(events));
         committed?;
-        Ok(spent.wall)
+        Ok(spent)
     }
 
     /// Makes a change many times, back to back.
@@ -188,7 +194,7 @@ impl Course {
         let mut samples = Samples::default();
         for turn in 0..CHANGES {
             let events = change(&mut self.cluster, turn);
-            samples.add(self.change(events)?);
+            samples.add(self.change(events)?.wall);
         }
         Ok(samples)
     }
@@ -202,9 +208,7 @@ impl Course {
                 self.cluster.replace(number)
             })
             .collect();
-        let (committed, spent) = timed(|| self.engine.change(events));
-        committed?;
-        Ok(spent)
+        self.change(events)
     }
 
     /// Starts anew with nothing changed. Returns how many transactions were written, too.
