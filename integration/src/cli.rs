@@ -8,7 +8,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use crate::{cluster::OUTSIDE, screen::Screen};
+use crate::{bench::Bench, cluster::OUTSIDE, screen::Screen};
 
 /// A cluster of network namespaces on this machine, by the real plugin and the real daemon.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Parser)]
@@ -67,6 +67,8 @@ enum Command {
     Status,
     /// End the cluster and everything in it
     Down,
+    /// Measure what Fairway costs here
+    Bench(Bench),
     /// What runs inside the sandbox
     #[command(hide = true)]
     Inside(Inside),
@@ -109,6 +111,7 @@ impl Cli {
             Command::Curl { from, count, url } => commands::curl(&from, count, &url),
             Command::Status => commands::status(),
             Command::Down => commands::down(),
+            Command::Bench(bench) => bench.run(),
             Command::Inside(inside) => inside::run(&inside),
         }
     }

@@ -1,0 +1,76 @@
+//! The benchmarks, as typed, at sizes that take a moment: they run, and say what their page says that they do.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{collections::BTreeSet, fs, process::Command};
+
+use serde_json::{Map, Value};
+
+/// The JSON object that a benchmark prints, which is all that it prints.
+#[expect(clippy::disallowed_methods, reason = "a person types commands")]
+fn figures(words: &[&str]) -> Map<String, Value> {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_fairway-lab"));
+    // It knows nothing of the sandbox around this test, and so makes one of its own.
+    let output = lab.arg("bench").args(words).arg("--json").env_remove("FAIRWAY_SANDBOX").output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {complaint}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{words:?}: {error}\n{complaint}"))
+}
+
+/// The keys that the page documents in the table under a command.
+fn documented(command: &str) -> BTreeSet<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/testing.md")).unwrap();
+    let (_, section) = page.split_once(&format!("### `cargo lab {command}")).unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let keys = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    keys.flat_map(|(keys, _)| keys.split("`, `").map(str::to_owned)).collect()
+}
+
+#[track_caller]
+fn says_what_its_page_says(command: &str, figures: &Map<String, Value>) {
+    assert_eq!(figures.keys().cloned().collect::<BTreeSet<_>>(), documented(command));
+}
+
+#[track_caller]
+fn are_positive(figures: &Map<String, Value>, keys: &[&str]) {
+    for key in keys {
+        assert!(
+            figures.get(*key).and_then(Value::as_f64).is_some_and(|value| value > 0.0),
+            "{key}: {figures:?}"
+        );
+    }
+}
+
+fairway_lab::sandbox_tests! {
+    fn sync_measures_ours_and_the_peer_s() {
+        let figures = figures(&["sync", "--services", "40", "--endpoints", "3"]);
+
+        says_what_its_page_says("bench sync", &figures);
+        assert_eq!((figures.get("services"), figures.get("endpoints")), (Some(&40.into()), Some(&3.into())));
+        are_positive(&figures, &["full_sync_cpu_ms", "full_sync_wall_ms", "burst_1000_ms", "restart_ms", "rss_kb"]);
+        are_positive(&figures, &["replace_p50_us", "replace_p99_us", "replace_idle_p50_us", "resize_p50_us"]);
+        are_positive(&figures, &["add_p50_us", "remove_p50_us", "daemon_rss_kb", "daemon_start_ms"]);
+        match figures.get("peer_skipped") {
+            Some(Value::Null) => are_positive(&figures, &["peer_full_sync_cpu_ms", "peer_replace_ms", "replace_ratio"]),
+            why => assert_eq!(why, Some(&"nft is not installed".into())),
+        }
+    }
+
+    fn connect_measures_both_ways() {
+        let figures = figures(&["connect", "--services", "20"]);
+
+        says_what_its_page_says("bench connect", &figures);
+        are_positive(&figures, &["direct_per_s", "service_per_s", "ratio", "direct_cpu_us", "service_cpu_us"]);
+    }
+
+    fn churn_goes_through_the_daemon_s_loop() {
+        let figures = figures(&["churn", "--services", "50", "--endpoints", "2", "--seconds", "1"]);
+
+        says_what_its_page_says("bench churn", &figures);
+        are_positive(&figures, &["changes", "changes_per_s", "steady_per_s", "p50_us", "p99_us", "max_us"]);
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
