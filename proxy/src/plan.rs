@@ -30,7 +30,7 @@ mod services;
 mod vips;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -163,7 +163,7 @@ impl Planner {
 struct FamilyPlanner {
     skeleton: Table,
     journal: Journal,
-    planned: BTreeMap<Arc<ServicePortName>, Planned>,
+    planned: HashMap<Arc<ServicePortName>, Planned>,
     vips: Vips,
     rotations: Rotations,
     identities: Identities,
@@ -219,7 +219,7 @@ impl FamilyPlanner {
         Self {
             skeleton: layout::skeleton(family, settings),
             journal: Journal::new(family, layout::maps(settings)),
-            planned: BTreeMap::new(),
+            planned: HashMap::new(),
             vips: Vips::default(),
             rotations: Rotations::default(),
             identities: Identities::default(),
@@ -342,7 +342,7 @@ impl FamilyPlanner {
 
     /// Goes on with what an earlier run led a service port to.
     fn inherit(&mut self, name: &ServicePortName, addresses: &[Key]) -> Option<Target> {
-        let number = self.inheritance.number(addresses, &vips::comment(name))?;
+        let number = self.inheritance.number(addresses, || vips::comment(name))?;
         if number == layout::REJECTION {
             return Some(Target::Rejection);
         }

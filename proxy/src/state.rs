@@ -5,7 +5,7 @@
 //! In whatever order services and slices are told, the state comes out the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
 };
@@ -25,11 +25,11 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     own_node: String,
-    services: BTreeMap<ObjectName, Arc<Service>>,
+    services: HashMap<ObjectName, Arc<Service>>,
     /// The slices of each service, known or not, by slice name; never an empty map.
-    slices: BTreeMap<ObjectName, BTreeMap<String, Arc<EndpointSlice>>>,
+    slices: HashMap<ObjectName, BTreeMap<String, Arc<EndpointSlice>>>,
     /// The service under which each slice is kept.
-    owners: BTreeMap<ObjectName, ObjectName>,
+    owners: HashMap<ObjectName, ObjectName>,
     nodes: BTreeMap<String, Arc<Node>>,
     /// How many services are to be served.
     served: usize,
@@ -38,8 +38,8 @@ pub struct State {
 /// What an event makes worth planning again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Service ports that may be different now, or gone.
-    pub service_ports: BTreeSet<(ServicePortName, Family)>,
+    /// Service ports that may be different now, or gone; some of them more than once.
+    pub service_ports: Vec<(ServicePortName, Family)>,
     /// Whether a node is different.
     pub nodes: bool,
 }
@@ -48,6 +48,14 @@ impl Touched {
     /// Says whether nothing is worth planning again.
     pub fn is_empty(&self) -> bool {
         !self.nodes && self.service_ports.is_empty()
+    }
+
+    /// Takes out the service ports, in order, each once.
+    pub fn take_service_ports(&mut self) -> Vec<(ServicePortName, Family)> {
+        let mut service_ports = std::mem::take(&mut self.service_ports);
+        service_ports.sort_unstable();
+        service_ports.dedup();
+        service_ports
     }
 
     /// Adds what another event touched.
@@ -73,9 +81,9 @@ impl State {
     pub fn new(own_node: impl Into<String>) -> Self {
         Self {
             own_node: own_node.into(),
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            owners: HashMap::new(),
             nodes: BTreeMap::new(),
             served: 0,
         }
@@ -150,7 +158,7 @@ impl State {
         self.resolve(service, port, family)
     }
 
-    /// All service ports that are to be served.
+    /// All service ports that are to be served, in no order.
     pub fn service_ports(&self) -> impl Iterator<Item = (ServicePortName, Family, ServicePort)> {
         self.services.values().flat_map(move |service| {
             let ports = service.ports.iter();

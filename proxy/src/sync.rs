@@ -143,7 +143,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             self.complain(&error);
             return Outcome::Failed;
         }
-        for (name, family) in mem::take(&mut self.touched.service_ports) {
+        for (name, family) in self.touched.take_service_ports() {
             self.services.set(&name, family, self.state.service_port(&name, family));
         }
         match self.services.commit() {

@@ -388,7 +388,7 @@ pub(super) fn put_element(w: &mut Writer, kind: SetType, key: &Key, element: Opt
             Data::Endpoint(endpoint) => put_value(w, 2, &endpoint_bytes(*endpoint)),
         }
         if let Some(comment) = &element.comment {
-            w.put(6, &comment_bytes(comment));
+            put_comment(w, comment);
         }
         if kind.counter {
             put_counter(w, 7);
@@ -419,12 +419,10 @@ fn put_verdict(w: &mut Writer, verdict: &Verdict) {
     w.close(nest);
 }
 
-/// A comment as TLV; [`Element::with_comment`] sees to its length.
-fn comment_bytes(comment: &str) -> Vec<u8> {
-    let mut bytes = vec![COMMENT, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
-    bytes.extend_from_slice(comment.as_bytes());
-    bytes.push(0);
-    bytes
+/// Writes a comment as TLV; [`Element::with_comment`] sees to its length.
+fn put_comment(w: &mut Writer, comment: &str) {
+    let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
+    w.put_parts(6, &[&[COMMENT, length], comment.as_bytes(), &[0]]);
 }
 
 pub(super) fn key_bytes(key: &Key) -> Vec<u8> {

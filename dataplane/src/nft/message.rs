@@ -60,10 +60,18 @@ impl Writer {
 
     /// Writes an attribute of raw bytes, padded to four.
     pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.put_parts(kind, &[value]);
+    }
+
+    /// Writes an attribute whose value is these parts, one after the other, padded to four.
+    pub(super) fn put_parts(&mut self, kind: u16, parts: &[&[u8]]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(value);
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.close(Open(start));
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
@@ -74,10 +82,7 @@ impl Writer {
 
     /// Writes a name, ended by a zero byte.
     pub(super) fn put_name(&mut self, kind: u16, name: &str) {
-        let mut bytes = Vec::with_capacity(name.len() + 1);
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(0);
-        self.put(kind, &bytes);
+        self.put_parts(kind, &[name.as_bytes(), &[0]]);
     }
 
     fn fill(&mut self, start: usize, length: &[u8]) {

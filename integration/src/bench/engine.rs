@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read as _},
-    mem, thread,
+    thread,
     time::Duration,
 };
 
@@ -54,7 +54,7 @@ impl Engine {
     /// Plans and commits what was taken in.
     pub(super) fn commit(&mut self) -> Result<Committed> {
         self.services.begin()?;
-        for (name, family) in mem::take(&mut self.touched.service_ports) {
+        for (name, family) in self.touched.take_service_ports() {
             self.services.set(&name, family, self.state.service_port(&name, family));
         }
         Ok(self.services.commit()?)

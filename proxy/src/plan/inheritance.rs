@@ -77,7 +77,11 @@ impl Inheritance {
     }
 
     /// The number that one of the addresses leads to for the service port with this comment.
-    pub(super) fn number(&self, addresses: &[Key], comment: &str) -> Option<u32> {
+    pub(super) fn number(&self, addresses: &[Key], comment: impl FnOnce() -> String) -> Option<u32> {
+        if self.vips.is_empty() {
+            return None;
+        }
+        let comment = comment();
         let element = addresses.iter().filter_map(|key| self.vips.get(key)).find(|element| {
             element.comment.as_deref().is_some_and(|known| !known.is_empty() && comment.starts_with(known))
         })?;

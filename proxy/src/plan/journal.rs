@@ -14,13 +14,15 @@ pub(super) struct Journal {
     family: Family,
     kinds: BTreeMap<&'static str, SetType>,
     new_chains: Vec<(ChainName, Chain)>,
-    elements: BTreeMap<(&'static str, Key), Entry>,
+    /// What was done, in order: sorted out only when it is taken, which is cheaper than to keep it sorted.
+    entries: Vec<Entry>,
 }
 
-/// An element that was touched.
+/// Something done to an element.
 #[derive(Debug)]
 struct Entry {
-    /// Whether there was one at the last [`Journal::take`].
+    map: &'static str,
+    key: Key,
     was_there: bool,
     now: Option<Element>,
 }
@@ -35,7 +37,7 @@ struct ElementChanges {
 impl Journal {
     /// Starts with no change to a table that has these maps.
     pub(super) fn new(family: Family, kinds: BTreeMap<&'static str, SetType>) -> Self {
-        Self { family, kinds, new_chains: Vec::new(), elements: BTreeMap::new() }
+        Self { family, kinds, new_chains: Vec::new(), entries: Vec::new() }
     }
 
     /// Adds a chain with all its rules; such chains are never changed afterwards.
@@ -43,20 +45,19 @@ impl Journal {
         self.new_chains.push((name, chain));
     }
 
-    /// Gives a key an element; `is_there` says whether it has one.
-    pub(super) fn put(&mut self, map: &'static str, key: Key, is_there: bool, element: Element) {
-        let entry = self.elements.entry((map, key)).or_insert(Entry { was_there: is_there, now: None });
-        entry.now = Some(element);
+    /// Gives a key an element; `was_there` says whether it had one.
+    pub(super) fn put(&mut self, map: &'static str, key: Key, was_there: bool, element: Element) {
+        self.entries.push(Entry { map, key, was_there, now: Some(element) });
     }
 
     /// Takes a key's element away.
     pub(super) fn remove(&mut self, map: &'static str, key: Key) {
-        self.elements.entry((map, key)).or_insert(Entry { was_there: true, now: None }).now = None;
+        self.entries.push(Entry { map, key, was_there: true, now: None });
     }
 
-    /// How many elements were touched.
+    /// How many elements were touched, about.
     pub(super) fn len(&self) -> usize {
-        self.elements.len()
+        self.entries.len()
     }
 
     /// Takes out the changes since the last call: chains, rules, then for each map what goes and what comes.
@@ -71,11 +72,17 @@ impl Journal {
                 transaction.push(self.family, Change::AddRule(name.clone(), rule));
             }
         }
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.sort_by_key(|entry| (entry.map, entry.key)); // stable: of one element, the first says what was, the last what is
         let mut changes = BTreeMap::<&'static str, ElementChanges>::new();
-        for ((map, key), entry) in std::mem::take(&mut self.elements) {
+        let mut entries = entries.into_iter().peekable();
+        while let Some(Entry { map, key, was_there, mut now }) = entries.next() {
+            while let Some(later) = entries.next_if(|later| (later.map, later.key) == (map, key)) {
+                now = later.now;
+            }
             let ElementChanges { gone, added } = changes.entry(map).or_default();
-            gone.extend(entry.was_there.then_some(key));
-            added.extend(entry.now.map(|element| (key, element)));
+            gone.extend(was_there.then_some(key));
+            added.extend(now.map(|element| (key, element)));
         }
         for (map, ElementChanges { gone, added }) in changes {
             let Some(kind) = self.kinds.get(map).copied() else { continue };

@@ -166,6 +166,9 @@ impl Member for SocketAddr {
     }
 }
 
+/// How many lots are made at once, at most.
+const MOST_LOTS: usize = 64;
+
 /// All slots and classes of one table.
 #[derive(Debug)]
 pub(super) struct Rotations {
@@ -350,7 +353,11 @@ impl Rotations {
             if let Some(class) = self.spare_classes.entry((ending, length)).or_default().pop() {
                 return class;
             }
-            self.make_lot(journal, ending, length);
+            // A change that has to wait for a class is dear, whether one lot is made or many: make them ever rarer.
+            let made = self.lots.values().filter(|lot| (lot.ending, lot.length) == (ending, length)).count();
+            for _ in 0..made.clamp(1, MOST_LOTS) {
+                self.make_lot(journal, ending, length);
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! node and every restart decides alike. The others wait.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
 };
@@ -45,7 +45,7 @@ struct Vip {
 /// All addresses of one table.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
-    held: BTreeMap<Key, Vip>,
+    held: HashMap<Key, Vip>,
     /// Who else wants an address, where anybody does.
     waiting: BTreeMap<Key, BTreeSet<Arc<ServicePortName>>>,
 }

@@ -123,7 +123,7 @@ proptest! {
         let mut state = State::new("m");
         let mut kept = Planned::new();
         for event in events {
-            for (name, family) in state.apply(event).service_ports {
+            for (name, family) in state.apply(event).take_service_ports() {
                 match state.service_port(&name, family) {
                     Some(port) => drop(kept.insert((name, family), port)),
                     None => drop(kept.remove(&(name, family))),

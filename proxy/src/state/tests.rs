@@ -75,9 +75,9 @@ fn check(events: impl IntoIterator<Item = Event>, lines: &[&str]) {
 /// What the last of the events touches.
 fn touched(events: impl IntoIterator<Item = Event>) -> Vec<String> {
     let mut state = State::new("m");
-    let touched = events.into_iter().map(|event| state.apply(event)).last().unwrap();
+    let mut touched = events.into_iter().map(|event| state.apply(event)).last().unwrap();
     assert!(!touched.nodes);
-    touched.service_ports.into_iter().map(|(name, family)| format!("{name} {family:?}")).collect()
+    touched.take_service_ports().into_iter().map(|(name, family)| format!("{name} {family:?}")).collect()
 }
 
 const DUAL: fn() -> Value = || json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]});
