@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Repairs this far apart have nothing to do with each other.
-const APART: Duration = Duration::from_secs(10);
+/// So long without being undone makes up for one repair: at that pace, repairs cost next to nothing.
+const PEACE: Duration = Duration::from_secs(2);
 
 /// So many in a row are made at once.
 const AT_ONCE: u32 = 5;
@@ -13,6 +13,9 @@ const FIRST: Duration = Duration::from_millis(100);
 
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// So many in a row make the pause its longest; more are not counted.
+const MOST: u32 = AT_ONCE + 7;
 
 /// Counts repairs in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,12 +35,11 @@ pub(super) struct Pause {
 impl Contest {
     /// How long to wait before a repair, when the last one was `since` ago.
     pub(super) fn pause(&mut self, since: Duration) -> Pause {
-        if since > APART {
-            self.repairs = 0;
-        }
+        let forgiven = u32::try_from(since.as_secs() / PEACE.as_secs()).unwrap_or(u32::MAX);
+        self.repairs = self.repairs.saturating_sub(forgiven);
         let over = self.repairs.checked_sub(AT_ONCE);
-        self.repairs = self.repairs.saturating_add(1);
-        let length = |over: u32| FIRST.saturating_mul(1 << over.min(7)).min(LONGEST);
+        self.repairs = (self.repairs + 1).min(MOST);
+        let length = |over: u32| FIRST.saturating_mul(1 << over).min(LONGEST);
         Pause { length: over.map_or(Duration::ZERO, length), is_new: over == Some(0) }
     }
 }
@@ -59,9 +61,17 @@ mod tests {
     fn a_row_begins_once_and_ends_with_a_time_of_peace() {
         let mut contest = Contest::default();
 
-        let begun: Vec<_> = (0..8).filter(|_| contest.pause(Duration::ZERO).is_new).collect();
+        let begun: Vec<_> = (0..30).filter(|_| contest.pause(Duration::ZERO).is_new).collect();
 
         assert_eq!(begun, [5]);
-        assert_eq!(contest.pause(APART * 2), Pause { length: Duration::ZERO, is_new: false });
+        assert_eq!(contest.pause(PEACE * MOST).length, Duration::ZERO);
+    }
+
+    #[test]
+    fn who_comes_now_and_then_is_answered_at_once_for_ever() {
+        let mut contest = Contest::default();
+
+        assert!((0..100).all(|_| contest.pause(PEACE).length.is_zero()));
+        assert!(!(0..100).all(|_| contest.pause(PEACE / 2).length.is_zero()));
     }
 }
