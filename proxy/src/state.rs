@@ -26,10 +26,10 @@ mod tests;
 pub struct State {
     own_node: String,
     services: HashMap<ObjectName, Arc<Service>>,
-    /// The slices of each service, known or not, by slice name; never an empty map.
-    slices: HashMap<ObjectName, BTreeMap<String, Arc<EndpointSlice>>>,
-    /// The service under which each slice is kept.
-    owners: HashMap<ObjectName, ObjectName>,
+    /// The slices of each service, known or not, in order of their names; never an empty list.
+    slices: HashMap<ObjectName, Vec<Arc<EndpointSlice>>>,
+    /// The service under which each slice is kept, which is of the same namespace.
+    owners: HashMap<ObjectName, Box<str>>,
     nodes: BTreeMap<String, Arc<Node>>,
     /// How many services are to be served.
     served: usize,
@@ -124,19 +124,22 @@ impl State {
             return self.remove_slice(&slice.name, touched);
         };
         let owner = ObjectName { namespace: slice.name.namespace.clone(), name: owner.clone() };
-        if self.slices.get(&owner).and_then(|known| known.get(&slice.name.name)) == Some(&slice) {
+        if self.slices.get(&owner).is_some_and(|known| known.contains(&slice)) {
             return;
         }
         self.remove_slice(&slice.name, touched);
         self.touch(&owner, slice.family, touched);
-        self.owners.insert(slice.name.clone(), owner.clone());
-        self.slices.entry(owner).or_default().insert(slice.name.name.clone(), slice);
+        self.owners.insert(slice.name.clone(), owner.name.as_str().into());
+        let slices = self.slices.entry(owner).or_insert_with(|| Vec::with_capacity(1));
+        let place = slices.partition_point(|known| known.name < slice.name);
+        slices.insert(place, slice);
     }
 
     fn remove_slice(&mut self, name: &ObjectName, touched: &mut Touched) {
         let Some(owner) = self.owners.remove(name) else { return };
+        let owner = ObjectName { namespace: name.namespace.clone(), name: owner.into() };
         let Some(slices) = self.slices.get_mut(&owner) else { return };
-        let removed = slices.remove(&name.name);
+        let removed = slices.iter().position(|known| known.name == *name).map(|place| slices.remove(place));
         if slices.is_empty() {
             self.slices.remove(&owner);
         }
@@ -202,7 +205,7 @@ impl State {
     /// Every endpoint of a service port once.
     fn candidates(&self, service: &Service, port: &Port, family: Family) -> BTreeMap<SocketAddr, Candidate> {
         let mut candidates = BTreeMap::new();
-        let slices = self.slices.get(&service.name).into_iter().flat_map(|slices| slices.values());
+        let slices = self.slices.get(&service.name).into_iter().flatten();
         for slice in slices.filter(|slice| slice.family == Some(family)) {
             let ports = slice.ports.iter();
             for target in ports.filter(|target| target.name == port.name && target.protocol == port.protocol)
