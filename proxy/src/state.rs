@@ -202,26 +202,33 @@ impl State {
         })
     }
 
-    /// Every endpoint of a service port once.
-    fn candidates(&self, service: &Service, port: &Port, family: Family) -> BTreeMap<SocketAddr, Candidate> {
-        let mut candidates = BTreeMap::new();
+    /// Every endpoint of a service port once, in order.
+    fn candidates(&self, service: &Service, port: &Port, family: Family) -> Vec<(SocketAddr, Candidate)> {
+        let mut candidates = Vec::new();
         let slices = self.slices.get(&service.name).into_iter().flatten();
         for slice in slices.filter(|slice| slice.family == Some(family)) {
             let ports = slice.ports.iter();
             for target in ports.filter(|target| target.name == port.name && target.protocol == port.protocol)
             {
-                for endpoint in &slice.endpoints {
+                candidates.extend(slice.endpoints.iter().map(|endpoint| {
                     let candidate = Candidate {
                         is_staying: !endpoint.terminating,
                         is_ready: endpoint.ready,
                         is_serving: endpoint.serving,
                         is_local: endpoint.node.as_deref() == Some(&self.own_node),
                     };
-                    let known = candidates.entry(SocketAddr::new(endpoint.address, target.port));
-                    known.and_modify(|known: &mut Candidate| known.merge(candidate)).or_insert(candidate);
-                }
+                    (SocketAddr::new(endpoint.address, target.port), candidate)
+                }));
             }
         }
+        candidates.sort_unstable();
+        candidates.dedup_by(|other, first| {
+            let is_same = other.0 == first.0;
+            if is_same {
+                first.1.merge(other.1);
+            }
+            is_same
+        });
         candidates
     }
 }
@@ -245,8 +252,8 @@ impl Candidate {
 }
 
 /// The endpoints to choose from: the ready ones; if there are none, those that still answer while they end.
-fn usable(candidates: BTreeMap<SocketAddr, Candidate>) -> Vec<Endpoint> {
-    let any_ready = candidates.values().any(|candidate| candidate.is_ready);
+fn usable(candidates: Vec<(SocketAddr, Candidate)>) -> Vec<Endpoint> {
+    let any_ready = candidates.iter().any(|(_, candidate)| candidate.is_ready);
     let chosen = candidates.into_iter().filter(|(_, candidate)| {
         candidate.is_ready || (!any_ready && candidate.is_serving && !candidate.is_staying)
     });

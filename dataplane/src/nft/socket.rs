@@ -29,6 +29,12 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// How often a list is read that others keep changing.
 const LIST_TRIES: u32 = 16;
 
+/// A reply of a list: the kernel makes none longer than 32 kB.
+const LONGEST_PAGE: usize = 64 << 10;
+
+/// An answer to a change: an errno, a header, and a few words (`NETLINK_CAP_ACK` leaves out what was asked).
+const LONGEST_ANSWER: usize = 4 << 10;
+
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Message flag: the dump was interrupted by a change (`NLM_F_DUMP_INTR`).
@@ -176,7 +182,7 @@ impl Socket {
         // The kernel has answered all before send returned (nfnetlink_rcv runs in the sender's context).
         let (mut refused, mut lost) = (None, None);
         loop {
-            let reply = match self.receive(nix::libc::MSG_DONTWAIT) {
+            let reply = match self.receive(LONGEST_ANSWER, nix::libc::MSG_DONTWAIT) {
                 Ok(reply) => reply,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -325,7 +331,7 @@ impl Socket {
         interrupted: &mut bool,
         mut take: impl FnMut(u16, Attributes<'_>),
     ) -> io::Result<bool> {
-        let reply = self.receive(0)?;
+        let reply = self.receive(LONGEST_PAGE, 0)?;
         for message in Messages(&reply) {
             *interrupted |= message.flags & INTERRUPTED != 0;
             match message.kind {
@@ -343,7 +349,7 @@ impl Socket {
     /// Takes what an earlier call, which ended early, has left unread, so that nobody takes it for an answer to the next.
     fn forget_answers(&self) -> io::Result<()> {
         loop {
-            match self.receive(nix::libc::MSG_DONTWAIT) {
+            match self.receive(LONGEST_ANSWER, nix::libc::MSG_DONTWAIT) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -353,10 +359,9 @@ impl Socket {
         }
     }
 
-    /// Receives one datagram, however long.
-    fn receive(&self, flags: i32) -> io::Result<Vec<u8>> {
-        const LONGEST: usize = 64 << 10; // a dump reply holds at most 32 kB, an error less
-        let mut reply = Vec::with_capacity(LONGEST);
+    /// Receives one datagram of at most that length.
+    fn receive(&self, longest: usize, flags: i32) -> io::Result<Vec<u8>> {
+        let mut reply = Vec::with_capacity(longest);
         self.netlink.recv(&mut reply, flags)?;
         Ok(reply)
     }

@@ -174,6 +174,8 @@ const MOST_LOTS: usize = 64;
 pub(super) struct Rotations {
     next_slot: u32,
     lots: BTreeMap<u32, Lot>,
+    /// How many lots there are of a kind.
+    made: BTreeMap<(Ending, u32), usize>,
     spare_slots: Vec<u32>,
     spare_classes: BTreeMap<(Ending, u32), Vec<Class>>,
     /// Classes whose slots an earlier run has filled, by number.
@@ -188,6 +190,7 @@ impl Default for Rotations {
         Self {
             next_slot: 1,
             lots: BTreeMap::new(),
+            made: BTreeMap::new(),
             spare_slots: Vec::new(),
             spare_classes: BTreeMap::new(),
             unclaimed: BTreeMap::new(),
@@ -288,6 +291,7 @@ impl Rotations {
         for (number, lot) in chains.filter_map(|name| Lot::parse(name)) {
             self.next_slot = self.next_slot.max(lot.end());
             self.lots.insert(number, lot);
+            *self.made.entry((lot.ending, lot.length)).or_default() += 1;
             for class in lot.classes(number).rev() {
                 if inheritance.is_in(&(class.base..class.base.saturating_add(lot.length))) {
                     self.unclaimed.insert(class.number, class);
@@ -314,15 +318,10 @@ impl Rotations {
 
     /// Makes lots where fewer classes are spare than a burst may ask for. Says whether there was anything to make.
     pub(super) fn replenish(&mut self, journal: &mut Journal) -> bool {
-        let mut used = BTreeMap::<(Ending, u32), usize>::new();
-        for lot in self.lots.values() {
-            *used.entry((lot.ending, lot.length)).or_default() +=
-                usize::try_from(CLASSES_PER_CHAIN).unwrap_or(8);
-        }
-        let short = used.into_iter().filter_map(|(kind, made)| {
-            let spare = self.spare_classes.get(&kind).map_or(0, Vec::len);
-            let wanted = (made / 16).clamp(1, 64);
-            (spare < wanted).then_some((kind, (2 * wanted).div_ceil(8)))
+        // An eighth of a kind's lots, at least half a lot, is kept spare.
+        let short = self.made.iter().filter_map(|(kind, lots)| {
+            let spare = self.spare_classes.get(kind).map_or(0, Vec::len);
+            (spare < (*lots).clamp(4, 8 * MOST_LOTS)).then_some((*kind, lots.div_ceil(4).min(MOST_LOTS)))
         });
         let short: Vec<_> = short.collect();
         for ((ending, length), lots) in &short {
@@ -354,7 +353,7 @@ impl Rotations {
                 return class;
             }
             // A change that has to wait for a class is dear, whether one lot is made or many: make them ever rarer.
-            let made = self.lots.values().filter(|lot| (lot.ending, lot.length) == (ending, length)).count();
+            let made = self.made.get(&(ending, length)).copied().unwrap_or(0);
             for _ in 0..made.clamp(1, MOST_LOTS) {
                 self.make_lot(journal, ending, length);
             }
@@ -367,6 +366,7 @@ impl Rotations {
         let lot = Lot { ending, length, base: self.next_slot };
         self.next_slot = lot.end();
         self.lots.insert(number, lot);
+        *self.made.entry((ending, length)).or_default() += 1;
         self.spare_classes.entry((ending, length)).or_default().extend(lot.classes(number).rev());
         journal.add_chain(lot.chain_name(number), lot.chain(number));
         let (key, element) = lot.element(number);

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use super::parse::Manifest;
@@ -38,14 +39,15 @@ impl fmt::Display for Complaint {
     }
 }
 
-type Key = (Kind, ObjectName);
+/// What names an object; shared, because there may be very many.
+type Key = Arc<(Kind, ObjectName)>;
 
 /// What every file said last.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
-    files: BTreeMap<String, File>,
-    /// Which files hold an object; the first one counts.
-    holders: BTreeMap<Key, BTreeSet<String>>,
+    files: BTreeMap<Arc<str>, File>,
+    /// Which files hold an object, in order; the first one counts.
+    holders: BTreeMap<Key, Vec<Arc<str>>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -62,7 +64,7 @@ impl Catalogue {
 
     /// The names of all files that were seen.
     pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.files.keys().map(String::as_str)
+        self.files.keys().map(AsRef::as_ref)
     }
 
     /// Takes in what a file says now.
@@ -76,7 +78,7 @@ impl Catalogue {
         let manifest = match said {
             Ok(manifest) => manifest,
             Err(reason) => {
-                self.files.entry(file.to_owned()).or_default().digest = digest;
+                self.files.entry(file.into()).or_default().digest = digest;
                 return (Vec::new(), vec![complaint(None, None, reason)]);
             }
         };
@@ -86,7 +88,7 @@ impl Catalogue {
             invalid.map(|it| complaint(Some(it.object), Some(it.field), it.reason)).collect();
         let mut objects = BTreeMap::new();
         for object in manifest.objects {
-            let key = (object.kind(), object.name().clone());
+            let key = Key::new((object.kind(), object.name().clone()));
             let name = format!("{} {}", key.0, key.1);
             if objects.contains_key(&key) {
                 complaints.push(complaint(
@@ -96,9 +98,9 @@ impl Catalogue {
                 ));
                 continue;
             }
-            let others = self.holders.get(&key).into_iter().flatten().filter(|other| *other != file);
-            if let Some(other) = others.min() {
-                let first = other.as_str().min(file);
+            let mut others = self.holders.get(&key).into_iter().flatten().filter(|other| ***other != *file);
+            if let Some(other) = others.next() {
+                let first = other.as_ref().min(file);
                 let reason = format!("stands in {other} too; {first} counts, as the first by name");
                 complaints.push(complaint(Some(name), None, reason));
             }
@@ -118,20 +120,23 @@ impl Catalogue {
         let keys: BTreeSet<Key> = old_keys.chain(new_keys).cloned().collect();
         let before: Vec<_> = keys.iter().map(|key| self.counting(key).cloned()).collect();
 
+        let file =
+            self.files.get_key_value(file).map_or_else(|| Arc::from(file), |(known, _)| Arc::clone(known));
         for key in &keys {
-            let holders = self.holders.entry(key.clone()).or_default();
-            if new.as_ref().is_some_and(|new| new.objects.contains_key(key)) {
-                holders.insert(file.to_owned());
-            } else {
-                holders.remove(file);
+            let holders = self.holders.entry(Arc::clone(key)).or_insert_with(|| Vec::with_capacity(1));
+            let holds = new.as_ref().is_some_and(|new| new.objects.contains_key(key));
+            match holders.binary_search(&file) {
+                Ok(place) if !holds => drop(holders.remove(place)),
+                Err(place) if holds => holders.insert(place, Arc::clone(&file)),
+                Ok(_) | Err(_) => {}
             }
             if holders.is_empty() {
                 self.holders.remove(key);
             }
         }
         match new {
-            Some(new) => self.files.insert(file.to_owned(), new),
-            None => self.files.remove(file),
+            Some(new) => self.files.insert(file, new),
+            None => self.files.remove(&file),
         };
 
         let changed = keys.into_iter().zip(before).filter_map(|(key, before)| {
@@ -141,7 +146,7 @@ impl Catalogue {
             }
             Some(match now {
                 Some(object) => Event::set(object.clone()),
-                None => Event::gone(key.0, key.1),
+                None => Event::gone(key.0, key.1.clone()),
             })
         });
         changed.collect()
