@@ -35,24 +35,39 @@ pub struct State {
     served: usize,
 }
 
-/// What an event makes worth planning again.
+/// What events make worth planning again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Service ports that may be different now, or gone; some of them more than once.
-    pub service_ports: Vec<(ServicePortName, Family)>,
+    /// Services as they are or were, with the one family that is touched, if it is one; some of them more than once.
+    services: Vec<(Arc<Service>, Option<Family>)>,
     /// Whether a node is different.
     pub nodes: bool,
 }
 
 impl Touched {
-    /// Says whether nothing is worth planning again.
-    pub fn is_empty(&self) -> bool {
-        !self.nodes && self.service_ports.is_empty()
+    /// Nodes, and no service.
+    pub fn nodes() -> Self {
+        Self { nodes: true, ..Self::default() }
     }
 
-    /// Takes out the service ports, in order, each once.
+    /// Says whether nothing is worth planning again.
+    pub fn is_empty(&self) -> bool {
+        !self.nodes && self.services.is_empty()
+    }
+
+    /// Takes out the service ports that may be different now, or gone: in order, each once.
     pub fn take_service_ports(&mut self) -> Vec<(ServicePortName, Family)> {
-        let mut service_ports = std::mem::take(&mut self.service_ports);
+        let mut services = std::mem::take(&mut self.services);
+        services.sort_unstable_by_key(|(service, family)| (Arc::as_ptr(service), *family));
+        services.dedup_by(|other, first| Arc::ptr_eq(&other.0, &first.0) && other.1 == first.1);
+        let mut service_ports = Vec::with_capacity(services.len());
+        for (service, touched) in &services {
+            let families = service.cluster_ips.iter().map(|&ip| Family::of(ip));
+            let families = families.filter(|family| touched.is_none_or(|touched| touched == *family));
+            for family in families {
+                service_ports.extend(service.ports.iter().map(|port| (port_name(service, port), family)));
+            }
+        }
         service_ports.sort_unstable();
         service_ports.dedup();
         service_ports
@@ -60,18 +75,13 @@ impl Touched {
 
     /// Adds what another event touched.
     pub fn extend(&mut self, other: Self) {
-        self.service_ports.extend(other.service_ports);
+        self.services.extend(other.services);
         self.nodes |= other.nodes;
     }
 
-    fn add_service(&mut self, service: &Service, families: impl Fn(Family) -> bool) {
-        if !service.is_proxied() {
-            return;
-        }
-        for port in &service.ports {
-            let families =
-                service.cluster_ips.iter().map(|&ip| Family::of(ip)).filter(|&family| families(family));
-            self.service_ports.extend(families.map(|family| (port_name(service, port), family)));
+    fn add_service(&mut self, service: &Arc<Service>, family: Option<Family>) {
+        if service.is_proxied() {
+            self.services.push((Arc::clone(service), family));
         }
     }
 }
@@ -98,13 +108,13 @@ impl State {
                 self.served += usize::from(is_served(&service));
                 self.served -= usize::from(old.as_deref().is_some_and(is_served));
                 if old.as_ref() != Some(&service) {
-                    old.iter().chain([&service]).for_each(|version| touched.add_service(version, |_| true));
+                    old.iter().chain([&service]).for_each(|version| touched.add_service(version, None));
                 }
             }
             Event::Service(Change::Gone(name)) => {
                 if let Some(old) = self.services.remove(&name) {
                     self.served -= usize::from(is_served(&old));
-                    touched.add_service(&old, |_| true);
+                    touched.add_service(&old, None);
                 }
             }
             Event::EndpointSlice(Change::Set(slice)) => self.set_slice(slice, &mut touched),
@@ -148,7 +158,7 @@ impl State {
 
     fn touch(&self, service: &ObjectName, family: Option<Family>, touched: &mut Touched) {
         if let Some(service) = self.services.get(service) {
-            touched.add_service(service, |of_service| Some(of_service) == family);
+            touched.add_service(service, family);
         }
     }
 

@@ -91,7 +91,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
     /// Begins with a state that knows nothing.
     pub fn new(own_node: impl Into<String>, services: S, nodes: N) -> Self {
         // The routes left by an earlier run are compared with the nodes even if there are none.
-        let touched = Touched { nodes: true, ..Touched::default() };
+        let touched = Touched::nodes();
         let (pace, last_error, has_committed) = (Pace::default(), None, false);
         Self { state: State::new(own_node), services, nodes, touched, pace, last_error, has_committed }
     }

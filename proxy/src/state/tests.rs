@@ -324,7 +324,7 @@ fn a_node_touches_no_service() {
     let first = state.apply(node.clone());
     let again = state.apply(node);
 
-    assert_eq!(first, Touched { nodes: true, ..Touched::default() });
+    assert_eq!(first, Touched::nodes());
     assert_eq!(again, Touched::default());
     assert_eq!(state.nodes().count(), 1);
 }
