@@ -19,9 +19,9 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     /// The namespace; empty for nodes, which have none.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for ObjectName {
@@ -149,7 +149,7 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     /// Its name, often empty when it is the only one.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its protocol.
     pub protocol: Protocol,
     /// The port on the cluster IP.
@@ -164,7 +164,7 @@ pub struct EndpointSlice {
     /// Its name.
     pub name: ObjectName,
     /// The service it belongs to, in the same namespace, by label `kubernetes.io/service-name`.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// Whether the label `service.kubernetes.io/headless` says that nobody is to proxy to it.
     pub is_headless: bool,
     /// The family of the addresses; `None` for host names, which nobody proxies to.
@@ -179,7 +179,7 @@ pub struct EndpointSlice {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlicePort {
     /// The name of the service port that leads here.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its protocol.
     pub protocol: Protocol,
     /// The port that the endpoints listen on.
@@ -192,7 +192,7 @@ pub struct SliceEndpoint {
     /// The address, of the slice's family.
     pub address: IpAddr,
     /// The node that it runs on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Whether new connections should go there.
     pub ready: bool,
     /// Whether it would answer.

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 pub use dataplane::packet::{Family, Protocol};
@@ -14,11 +15,11 @@ pub use dataplane::packet::{Family, Protocol};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
     /// The service's namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The service's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The port's name, often empty when a service has a single port.
-    pub port: String,
+    pub port: Arc<str>,
     /// The port's protocol.
     pub protocol: Protocol,
 }

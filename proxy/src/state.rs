@@ -29,8 +29,8 @@ pub struct State {
     /// The slices of each service, known or not, in order of their names; never an empty list.
     slices: HashMap<ObjectName, Vec<Arc<EndpointSlice>>>,
     /// The service under which each slice is kept, which is of the same namespace.
-    owners: HashMap<ObjectName, Box<str>>,
-    nodes: BTreeMap<String, Arc<Node>>,
+    owners: HashMap<ObjectName, Arc<str>>,
+    nodes: BTreeMap<Arc<str>, Arc<Node>>,
     /// How many services are to be served.
     served: usize,
 }
@@ -139,7 +139,7 @@ impl State {
         }
         self.remove_slice(&slice.name, touched);
         self.touch(&owner, slice.family, touched);
-        self.owners.insert(slice.name.clone(), owner.name.as_str().into());
+        self.owners.insert(slice.name.clone(), Arc::clone(&owner.name));
         let slices = self.slices.entry(owner).or_insert_with(|| Vec::with_capacity(1));
         let place = slices.partition_point(|known| known.name < slice.name);
         slices.insert(place, slice);
@@ -147,7 +147,7 @@ impl State {
 
     fn remove_slice(&mut self, name: &ObjectName, touched: &mut Touched) {
         let Some(owner) = self.owners.remove(name) else { return };
-        let owner = ObjectName { namespace: name.namespace.clone(), name: owner.into() };
+        let owner = ObjectName { namespace: name.namespace.clone(), name: owner };
         let Some(slices) = self.slices.get_mut(&owner) else { return };
         let removed = slices.iter().position(|known| known.name == *name).map(|place| slices.remove(place));
         if slices.is_empty() {

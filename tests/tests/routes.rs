@@ -76,7 +76,7 @@ impl NodeM {
     }
 
     fn remove(&mut self, name: &str) {
-        let name = ObjectName { namespace: String::new(), name: name.into() };
+        let name = ObjectName { namespace: "".into(), name: name.into() };
         self.state.apply(Event::gone(Kind::Node, name));
     }
 

@@ -164,7 +164,7 @@ pub(super) fn removed(number: u32) -> [Event; 2] {
 }
 
 fn service(number: u32, name: ObjectName) -> Event {
-    let port = Port { name: "http".to_owned(), protocol: Protocol::Tcp, port: SERVICE_PORT, node_port: None };
+    let port = Port { name: "http".into(), protocol: Protocol::Tcp, port: SERVICE_PORT, node_port: None };
     Event::Service(Change::Set(Arc::new(Service {
         name,
         service_type: ServiceType::ClusterIp,
@@ -176,10 +176,10 @@ fn service(number: u32, name: ObjectName) -> Event {
 }
 
 fn slice(number: u32, endpoints: impl IntoIterator<Item = Ipv4Addr>) -> Event {
-    let port = SlicePort { name: "http".to_owned(), protocol: Protocol::Tcp, port: ENDPOINT_PORT };
+    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: ENDPOINT_PORT };
     let endpoints = (number..).zip(endpoints).map(|(seat, address)| SliceEndpoint {
         address: IpAddr::V4(address),
-        node: Some(node_name(seat)),
+        node: Some(node_name(seat).into()),
         ready: true,
         serving: true,
         terminating: false,
@@ -200,12 +200,15 @@ pub(super) fn node_name(seat: u32) -> String {
 }
 
 pub(super) fn service_name(number: u32) -> ObjectName {
-    ObjectName { namespace: format!("namespace-{}", number % NODES), name: format!("service-{number}") }
+    ObjectName {
+        namespace: format!("namespace-{}", number % NODES).into(),
+        name: format!("service-{number}").into(),
+    }
 }
 
 fn slice_name(number: u32) -> ObjectName {
     let ObjectName { namespace, name } = service_name(number);
-    ObjectName { namespace, name: format!("{name}-{:05x}", number % 0xf_ffff) }
+    ObjectName { namespace, name: format!("{name}-{:05x}", number % 0xf_ffff).into() }
 }
 
 /// The number in a service's name.

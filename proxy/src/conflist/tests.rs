@@ -8,7 +8,7 @@ use crate::objects::ObjectName;
 
 fn node(pod_cidrs: &[&str]) -> Node {
     Node {
-        name: ObjectName { namespace: String::new(), name: "w1".into() },
+        name: ObjectName { namespace: "".into(), name: "w1".into() },
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         internal_ips: vec!["192.168.14.51".parse().unwrap()],
     }

@@ -46,10 +46,7 @@ fn a_minimal_service_gets_the_api_server_s_defaults() {
     assert_eq!(service.name.to_string(), "default/web");
     assert_eq!(service.service_type, ServiceType::ClusterIp);
     assert_eq!(service.affinity_seconds, None);
-    assert_eq!(
-        service.ports,
-        [Port { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: None }]
-    );
+    assert_eq!(service.ports, [Port { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }]);
 }
 
 #[test]

@@ -86,7 +86,9 @@ struct Labels {
 impl Metadata {
     fn object_name(self, namespace: impl FnOnce(Option<String>) -> String) -> Result<ObjectName, Wrong> {
         match self.name {
-            Some(name) if !name.is_empty() => Ok(ObjectName { namespace: namespace(self.namespace), name }),
+            Some(name) if !name.is_empty() => {
+                Ok(ObjectName { namespace: namespace(self.namespace).into(), name: name.into() })
+            }
             _ => wrong("metadata.name", "missing"),
         }
     }

@@ -65,9 +65,9 @@ pub fn plan<'a>(nodes: impl IntoIterator<Item = &'a Node>, own_node: &str, addre
     let mut routes: BTreeMap<IpNetwork, Route> = BTreeMap::new();
     let mut unreachable = Vec::new();
     let (own, others): (Vec<&Node>, Vec<&Node>) =
-        nodes.into_iter().partition(|node| node.name.name == own_node);
+        nodes.into_iter().partition(|node| *node.name.name == *own_node);
     for node in others {
-        let mut add = |reason| unreachable.push(Unreachable { node: node.name.name.clone(), reason });
+        let mut add = |reason| unreachable.push(Unreachable { node: node.name.name.to_string(), reason });
         if node.pod_cidrs.is_empty() {
             add(Reason::NoPodCidr);
         }

@@ -12,8 +12,12 @@ mod laws;
 
 /// A service port named `default/<name>:http`.
 fn name(name: &str) -> ServicePortName {
-    let (namespace, port) = ("default".to_owned(), "http".to_owned());
-    ServicePortName { namespace, name: name.to_owned(), port, protocol: Protocol::Tcp }
+    ServicePortName {
+        namespace: "default".into(),
+        name: name.into(),
+        port: "http".into(),
+        protocol: Protocol::Tcp,
+    }
 }
 
 /// A service port of that cluster IP, with endpoints at 10.244.1.n:8080; negative ones are on this node.

@@ -21,7 +21,8 @@ fn names(names: &'static [&'static str]) -> impl Strategy<Value = String> {
 }
 
 fn object_name(known: &'static [&'static str]) -> impl Strategy<Value = ObjectName> {
-    (names(&["default", "shop"]), names(known)).prop_map(|(namespace, name)| ObjectName { namespace, name })
+    (names(&["default", "shop"]), names(known))
+        .prop_map(|(namespace, name)| ObjectName { namespace: namespace.into(), name: name.into() })
 }
 
 const SERVICES: &[&str] = &["web", "db"];
@@ -35,7 +36,12 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 fn service() -> impl Strategy<Value = Event> {
     let types = [ServiceType::ClusterIp, ServiceType::NodePort, ServiceType::ExternalName];
     let ports = (names(PORTS), protocol(), 80_u16..82, option::of(30_000_u16..30_002));
-    let ports = ports.prop_map(|(name, protocol, port, node_port)| Port { name, protocol, port, node_port });
+    let ports = ports.prop_map(|(name, protocol, port, node_port)| Port {
+        name: name.into(),
+        protocol,
+        port,
+        node_port,
+    });
     let ports = vec(ports, 0..3).prop_map(|mut ports| {
         ports.sort();
         ports.dedup_by(|a, b| (&a.name, a.protocol) == (&b.name, b.protocol));
@@ -55,7 +61,7 @@ fn service() -> impl Strategy<Value = Event> {
 
 fn slice() -> impl Strategy<Value = Event> {
     let ports = (names(PORTS), protocol(), 8080_u16..8082);
-    let ports = ports.prop_map(|(name, protocol, port)| SlicePort { name, protocol, port });
+    let ports = ports.prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });
     let endpoint = (0_u8..4, option::of(names(&["m", "w1"])), any::<[bool; 3]>());
     let family = option::of(select(vec![Family::Ip, Family::Ip6]));
     (
@@ -72,10 +78,17 @@ fn slice() -> impl Strategy<Value = Event> {
                     Some(Family::Ip6) => [0xfd00, 1, 0, 0, 0, 0, 0, number.into()].into(),
                     _ => [10, 1, 0, number].into(),
                 };
-                SliceEndpoint { address, node, ready, serving, terminating }
+                SliceEndpoint { address, node: node.map(Into::into), ready, serving, terminating }
             });
             let endpoints = endpoints.collect();
-            let slice = EndpointSlice { name, service, is_headless, family, ports, endpoints };
+            let slice = EndpointSlice {
+                name,
+                service: service.map(Into::into),
+                is_headless,
+                family,
+                ports,
+                endpoints,
+            };
             Event::EndpointSlice(Change::Set(Arc::new(slice)))
         })
 }

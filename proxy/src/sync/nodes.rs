@@ -37,7 +37,9 @@ impl NodeRoutes {
     }
 
     async fn write_files(&self, state: &State, addresses: &[Address]) -> Result<(), String> {
-        let Some(node) = state.nodes().find(|node| node.name.name == state.own_node()) else { return Ok(()) };
+        let Some(node) = state.nodes().find(|node| *node.name.name == *state.own_node()) else {
+            return Ok(());
+        };
         if node.pod_cidrs.is_empty() {
             return Err(format!("this node, {}, has no pod CIDR: no pod can start here", node.name));
         }

@@ -102,7 +102,7 @@ fn planner(services: u32, endpoints: u32) -> Planner {
 
 fn service_port(n: u32, endpoints: u32) -> (ServicePortName, ServicePort) {
     let (namespace, name, port) = ("default".into(), format!("web-{n}"), String::new());
-    let name = ServicePortName { namespace, name, port, protocol: Protocol::Tcp };
+    let name = ServicePortName { namespace, name: name.into(), port: port.into(), protocol: Protocol::Tcp };
     let address = |net: u32, n: u32| Ipv4Addr::from_bits(net + n);
     let endpoint =
         |e| Endpoint { address: (address(0x0af4_0000, n * endpoints + e), 8080).into(), is_local: false };

@@ -58,7 +58,11 @@ pub(super) fn endpoint_slice(wire: Wire) -> Result<EndpointSlice, Wrong> {
     let is_headless = labels.is_some_and(|labels| labels.headless.is_some());
     let ports = wire.ports.unwrap_or_default().into_iter().filter_map(|wire| {
         let port = wire.port.filter(|&port| port != 0)?;
-        Some(SlicePort { name: wire.name.unwrap_or_default(), protocol: protocol(wire.protocol), port })
+        Some(SlicePort {
+            name: wire.name.unwrap_or_default().into(),
+            protocol: protocol(wire.protocol),
+            port,
+        })
     });
     let endpoints = match family {
         Some(family) => endpoints(wire.endpoints.unwrap_or_default(), family)?,
@@ -66,7 +70,7 @@ pub(super) fn endpoint_slice(wire: Wire) -> Result<EndpointSlice, Wrong> {
     };
     Ok(EndpointSlice {
         name: wire.metadata.object_name(namespaced)?,
-        service,
+        service: service.map(Into::into),
         is_headless,
         family,
         ports: ports.collect(),
@@ -87,7 +91,7 @@ fn endpoints(wire: Vec<WireEndpoint>, family: Family) -> Result<Vec<SliceEndpoin
         let conditions = wire.conditions.unwrap_or_default();
         endpoints.push(SliceEndpoint {
             address,
-            node: wire.node_name,
+            node: wire.node_name.map(Into::into),
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),

@@ -109,7 +109,7 @@ fn ports(wire: Vec<WirePort>, service_type: ServiceType) -> Result<Vec<Port>, Wr
     let mut ports: Vec<Port> = Vec::with_capacity(wire.len());
     for (index, wire) in wire.into_iter().enumerate() {
         let port = Port {
-            name: wire.name.unwrap_or_default(),
+            name: wire.name.unwrap_or_default().into(),
             protocol: protocol(wire.protocol),
             port: wire.port,
             node_port: wire.node_port.filter(|&port| port != 0 && has_node_ports),

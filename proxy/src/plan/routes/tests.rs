@@ -6,7 +6,7 @@ use crate::objects::ObjectName;
 /// A node by name, pod CIDRs and internal addresses.
 fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
     Node {
-        name: ObjectName { namespace: String::new(), name: name.into() },
+        name: ObjectName { namespace: "".into(), name: name.into() },
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         internal_ips: internal_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
     }
