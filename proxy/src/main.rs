@@ -63,7 +63,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
-    let services = Nftables::new(socket, &families, &settings(config)).with_repair(repair);
+    let services = Nftables::new(socket, &families, &settings(config))
+        .with_repair(repair)
+        .with_pruning(nft::Socket::open()?);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let sync = Sync::new(&node_name, services, nodes);
     let (sender, events) = mpsc::channel(EVENTS);

@@ -30,15 +30,15 @@ mod services;
 mod vips;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use dataplane::nft::{Chain, ChainName, Element, Held, Key, Table, Transaction, diff};
+use dataplane::nft::{Chain, ChainName, Element, Held, Key, SetType, Table, Transaction, diff};
 use ipnetwork::IpNetwork;
 
-pub use self::vips::Shadowed;
+pub use self::{affinity::CLIENTS, vips::Shadowed};
 use self::{
     affinity::{Identities, Sticky},
     inheritance::Inheritance,
@@ -121,6 +121,14 @@ impl Planner {
         self.families.values().all(|planner| planner.leaving.is_empty() && planner.left.is_empty())
     }
 
+    /// Takes out, for each family, the endpoint ids that no endpoint has any more, so that the clients that [`CLIENTS`] holds them for
+    /// can be forgotten. Nobody need: such an entry is never followed, and goes with its timeout.
+    pub fn take_gone(&mut self) -> impl Iterator<Item = (Family, BTreeSet<u32>)> {
+        let gone =
+            self.families.iter_mut().map(|(family, planner)| (*family, planner.identities.take_gone()));
+        gone.filter(|(_, ids)| !ids.is_empty())
+    }
+
     /// Makes classes in advance where few are spare. It is the costly part of a change, so do it when nothing else is to be
     /// done. Says whether there was anything to make.
     pub fn replenish(&mut self) -> bool {
@@ -150,6 +158,11 @@ impl Planner {
     /// The whole tables as they are planned. Costs what all services cost.
     pub fn tables(&self) -> impl Iterator<Item = Table> {
         self.families.values().map(FamilyPlanner::table)
+    }
+
+    /// What a map of a family's table is made of.
+    pub fn kind(&self, family: Family, map: &str) -> Option<SetType> {
+        Some(self.families.get(&family)?.skeleton.maps.get(map)?.kind)
     }
 
     /// How many service ports are planned, those of both families counted twice.

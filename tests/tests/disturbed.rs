@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
 use std::{
+    net::Ipv4Addr,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,7 +13,7 @@ use std::{
 
 use dataplane::{
     netns::Netns,
-    nft::{Chain, Change, Data, Element, Held, Key, Socket, Table, Transaction, diff},
+    nft::{Chain, Change, Data, Element, Held, Key, Prune, Socket, Table, Transaction, diff},
     packet::{Family, Protocol},
 };
 use proxy::{
@@ -144,6 +145,41 @@ fairway_lab::sandbox_tests! {
         }
 
         assert_eq!(kernel.held(Family::Ip).unwrap(), Some(Held::from(&table(3))));
+    }
+
+    fn clients_of_an_endpoint_that_left_are_forgotten_and_others_are_not() {
+        let (netns, kernel) = kernel();
+        let socket = || Socket::open_in(&netns).unwrap();
+        let mut services =
+            Nftables::new(socket(), &[Family::Ip], &Settings::default()).with_pruning(socket());
+        let sticky = |endpoints| ServicePort { affinity_seconds: Some(3600), ..service_port(endpoints) };
+        let settle = |services: &mut Nftables| {
+            while services.commit().unwrap().is_unfinished {
+                thread::sleep(SETTLED); // as the daemon waits between attempts
+            }
+        };
+        services.begin().unwrap();
+        services.set(&name(), Family::Ip, Some(sticky(2)));
+        settle(&mut services);
+        // As the rules remember them: 3,000 clients of the first endpoint, 2,000 of the second.
+        let (identity, kind) = (0xc000_0000, Planner::new(&[Family::Ip], &Settings::default()).kind(Family::Ip, "clients").unwrap());
+        let client = |n: u32| {
+            let id = if n < 3_000 { identity | 1 } else { identity | 2 };
+            (Key::Client(Ipv4Addr::from_bits(0x0a01_0000 + n).into(), identity), Element::from(Data::Number(id)))
+        };
+        let clients = (0..5_000).map(client).collect();
+        kernel.commit(&transaction([Change::AddElements("clients".into(), kind, clients)])).unwrap();
+        let remembered = |id| {
+            let mut prune = Prune::new(socket());
+            prune.begin(Family::Ip, "clients".into(), kind, [identity | id].into()).unwrap();
+            prune.step(usize::MAX).unwrap().unwrap().delete(|_| Ok(())).unwrap()
+        };
+        assert_eq!((remembered(1), remembered(2)), (3_000, 2_000));
+
+        services.set(&name(), Family::Ip, Some(sticky(1)));
+        settle(&mut services);
+
+        assert_eq!((remembered(1), remembered(2)), (3_000, 0));
     }
 
     fn what_a_refused_commit_led_away_from_is_removed_only_after_it_was_mended() {

@@ -19,6 +19,7 @@ mod fake;
 mod held;
 mod message;
 mod monitor;
+mod prune;
 mod socket;
 mod table;
 mod text;
@@ -31,6 +32,7 @@ pub use doubt::{Doubt, Keys};
 pub use fake::{Fake, Refusal};
 pub use held::{Fingerprint, Held, HeldChain};
 pub use monitor::{Intrusion, Monitor, Notice, Process};
+pub use prune::{Prune, Reading};
 pub use socket::{Error, Socket};
 pub use table::{
     Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule,

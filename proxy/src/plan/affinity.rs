@@ -29,8 +29,8 @@ use super::{
     rotation::{Ending, Member, Rotations, Turns},
 };
 
-/// Client . identity -> endpoint id; written by rules.
-pub(super) const CLIENTS: &str = "clients";
+/// The map client . identity -> endpoint id, which rules write.
+pub const CLIENTS: &str = "clients";
 /// First of 256 identities -> the chain of their timeout.
 const STICKIES: &str = "stickies";
 /// Identity -> class, or id of the only endpoint.
@@ -177,9 +177,12 @@ impl Retired {
 pub(super) struct Identities {
     /// The timeout of each block, by the block's first identity.
     blocks: BTreeMap<u32, u32>,
-    spare: BTreeMap<u32, Vec<u32>>,
+    /// Unused identities of each timeout, each with the id of it that was given out last.
+    spare: BTreeMap<u32, Vec<(u32, u32)>>,
     /// Identities that an earlier run has used, with their timeout.
     unclaimed: BTreeMap<u32, u32>,
+    /// Ids whose removal was planned, and that clients may still be remembered with.
+    gone: BTreeSet<u32>,
 }
 
 impl Identities {
@@ -192,9 +195,9 @@ impl Identities {
         seconds: u32,
         endpoints: &[SocketAddr],
     ) -> Option<Sticky> {
-        let identity = self.take_identity(journal, seconds)?;
+        let (identity, last) = self.take_identity(journal, seconds)?;
         let (ids, turns, choice) = (BTreeMap::new(), None, None);
-        let sticky = Sticky { seconds, identity, last: 0, ids, turns, choice };
+        let sticky = Sticky { seconds, identity, last, ids, turns, choice };
         Some(change(journal, rotations, sticky, endpoints).0)
     }
 
@@ -233,10 +236,11 @@ impl Identities {
             ids.extend(sticky.ids);
             turns.extend(sticky.turns);
             journal.remove(CHOICES, Key::Number(sticky.identity));
-            self.spare.entry(sticky.seconds).or_default().push(sticky.identity);
+            self.spare.entry(sticky.seconds).or_default().push((sticky.identity, sticky.last));
         }
         for id in ids.into_values() {
             journal.remove(SLOTS, Key::Number(id.0));
+            self.gone.insert(id.0);
         }
         for turns in turns {
             rotations.remove(journal, turns);
@@ -256,18 +260,23 @@ impl Identities {
         let used: BTreeSet<_> =
             inheritance.choices.keys().chain(inheritance.slots.keys()).map(|n| n & IDENTITY).collect();
         for (seconds, spare) in &mut self.spare {
-            let (unclaimed, rest) = spare.iter().partition(|identity| used.contains(identity));
+            let (unclaimed, rest) = spare.iter().partition(|(identity, _)| used.contains(identity));
             *spare = rest;
-            let unclaimed: Vec<u32> = unclaimed;
-            self.unclaimed.extend(unclaimed.into_iter().map(|identity| (identity, *seconds)));
+            let unclaimed: Vec<(u32, u32)> = unclaimed;
+            self.unclaimed.extend(unclaimed.into_iter().map(|(identity, _)| (identity, *seconds)));
         }
     }
 
     /// Frees the identities that an earlier run used and nobody claimed.
     pub(super) fn free_unclaimed(&mut self) {
         for (identity, seconds) in std::mem::take(&mut self.unclaimed) {
-            self.spare.entry(seconds).or_default().push(identity);
+            self.spare.entry(seconds).or_default().push((identity, 0));
         }
+    }
+
+    /// Takes out the ids that no endpoint has any more.
+    pub(super) fn take_gone(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Every chain of every timeout.
@@ -281,10 +290,10 @@ impl Identities {
         self.blocks.iter().map(|(block, seconds)| (STICKIES, Key::Number(*block), block_element(*seconds)))
     }
 
-    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> Option<u32> {
+    fn take_identity(&mut self, journal: &mut Journal, seconds: u32) -> Option<(u32, u32)> {
         loop {
-            if let Some(identity) = self.spare.get_mut(&seconds).and_then(Vec::pop) {
-                return Some(identity);
+            if let Some(spare) = self.spare.get_mut(&seconds).and_then(Vec::pop) {
+                return Some(spare);
             }
             let last = self.blocks.last_key_value().map(|(last, _)| *last);
             let block = last.map_or(Some(STICKY), |last| last.checked_add(BLOCK))?;
@@ -300,7 +309,7 @@ impl Identities {
 
     fn keep(&mut self, block: u32, seconds: u32) {
         self.blocks.insert(block, seconds);
-        let identities = (0..IDENTITIES_PER_BLOCK).rev().map(|place| block | (place * IDS));
+        let identities = (0..IDENTITIES_PER_BLOCK).rev().map(|place| (block | (place * IDS), 0));
         self.spare.entry(seconds).or_default().extend(identities);
     }
 }

@@ -18,8 +18,8 @@ use std::{
     time::Instant,
 };
 
-use dataplane::nft::{self, Change, Socket, Table, Transaction, diff};
-use tracing::{trace, warn};
+use dataplane::nft::{self, Change, Prune, Socket, Table, Transaction, diff};
+use tracing::{debug, trace, warn};
 
 use super::{
     Committed, Services,
@@ -27,13 +27,16 @@ use super::{
     repair::{Repair, Repairs},
 };
 use crate::{
-    plan::{Planner, Settings, Shadowed},
+    plan::{CLIENTS, Planner, Settings, Shadowed},
     service_port::{Family, ServicePort, ServicePortName},
 };
 
 /// How many elements go into one transaction, about: the kernel does some 100,000 a second, and nobody else can change
 /// nftables meanwhile.
 const BATCH: usize = 4_000;
+
+/// How many pages of remembered clients are read at a time, each of at most 32 kB.
+const PAGES: usize = 16;
 
 /// Services in nftables.
 #[derive(Debug)]
@@ -51,6 +54,10 @@ pub struct Nftables {
     is_touched: bool,
     /// When the kernel took the last commit that a retirement went with, or that brought it in step.
     retired_at: Option<Instant>,
+    /// None: clients whose endpoint is gone are forgotten when their time is up.
+    prune: Option<Prune>,
+    /// Endpoint ids that clients may still be remembered with.
+    gone: BTreeMap<Family, BTreeSet<u32>>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
 }
@@ -81,8 +88,38 @@ impl Nftables {
             unhooked: BTreeSet::new(),
             is_touched: false,
             retired_at: None,
+            prune: None,
+            gone: BTreeMap::new(),
             shadowed: BTreeMap::new(),
         }
+    }
+
+    /// The same, but clients are forgotten whose endpoint is gone; read on a socket of its own.
+    #[must_use]
+    pub fn with_pruning(self, socket: Socket) -> Self {
+        Self { prune: Some(Prune::new(socket)), ..self }
+    }
+
+    /// Goes on forgetting clients. Says whether something is left to do.
+    fn prune(&mut self) -> Result<bool, nft::Error> {
+        let Some(prune) = &mut self.prune else { return Ok(false) };
+        for (family, ids) in self.planner.take_gone() {
+            self.gone.entry(family).or_default().extend(ids);
+        }
+        if !prune.is_reading()
+            && let Some((family, ids)) = self.gone.pop_first()
+            && let Some(kind) = self.planner.kind(family, CLIENTS)
+        {
+            prune.begin(family, CLIENTS.into(), kind, ids)?;
+        }
+        let (found, is_reading) = (prune.step(PAGES)?, prune.is_reading());
+        if let Some(found) = found {
+            let clients = found.delete(|transaction| self.send(transaction))?;
+            if clients > 0 {
+                debug!(clients, "forgot clients of endpoints that are gone");
+            }
+        }
+        Ok(is_reading || !self.gone.is_empty())
     }
 
     /// The same, but what others change is put back at once.
@@ -230,15 +267,19 @@ impl Services for Nftables {
         }
 
         let is_touched = mem::take(&mut self.is_touched);
-        if !is_touched && changes.is_empty() && self.planner.replenish() {
-            self.flush()?;
+        let mut is_pruned = true;
+        if !is_touched && changes.is_empty() {
+            if self.planner.replenish() {
+                self.flush()?;
+            }
+            is_pruned = !self.prune()?;
         }
         let (added, removed) = changes.elements();
         let elements = if is_touched { added + removed } else { 0 };
         // After a change, there may be something to remove, and classes to be made in advance.
         Ok(Committed {
             elements,
-            is_unfinished: is_touched || !changes.is_empty() || !self.planner.is_settled(),
+            is_unfinished: is_touched || !changes.is_empty() || !self.planner.is_settled() || !is_pruned,
         })
     }
 
