@@ -13,9 +13,10 @@
 //! (a rule that goes round a range of slots), or the identity of a sticky service. All that changes with services and
 //! endpoints are elements of a constant number of maps; classes are made in lots and kept.
 //!
-//! A change is committed in two steps. First everything is switched over; what nothing leads to any more is removed by a later
-//! commit ([`Planner::retire`]), because a packet on its way may still carry the number, and only after that may the number be used
-//! again. Pure: no I/O, no clock, no logs, nothing that can fail.
+//! A change is committed in steps. Chains that are new come before anything leads to them ([`Planner::take_chains`]). Then everything
+//! is switched over; what nothing leads to any more is removed by a later commit ([`Planner::retire`]), because a packet on its
+//! way may still carry the number, and only after that may the number be used again. Pure: no I/O, no clock, no logs, nothing
+//! that can fail.
 
 mod affinity;
 mod inheritance;
@@ -141,11 +142,22 @@ impl Planner {
         self.families.values().map(|planner| planner.journal.len()).sum()
     }
 
+    /// Takes out the chains that are new, to be committed before the rest. A packet on its way walks the rules as they were when
+    /// it came in, but looks up elements as they are by then: led to a chain of the same commit, it would find that chain
+    /// empty (kernel `nf_tables_core.c`, `nft_do_chain`) and leave untranslated.
+    pub fn take_chains(&mut self) -> Transaction {
+        self.take_from_each(Journal::take_chains)
+    }
+
     /// Takes out the changes since the last call.
     pub fn take(&mut self) -> Transaction {
+        self.take_from_each(Journal::take)
+    }
+
+    fn take_from_each(&mut self, take: impl Fn(&mut Journal) -> Transaction) -> Transaction {
         let mut transaction = Transaction::default();
         for planner in self.families.values_mut() {
-            transaction.append(planner.journal.take());
+            transaction.append(take(&mut planner.journal));
         }
         transaction
     }

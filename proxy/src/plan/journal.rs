@@ -60,8 +60,8 @@ impl Journal {
         self.entries.len()
     }
 
-    /// Takes out the changes since the last call: chains, rules, then for each map what goes and what comes.
-    pub(super) fn take(&mut self) -> Transaction {
+    /// Takes out the chains that are new, with their rules. Nothing leads to them yet.
+    pub(super) fn take_chains(&mut self) -> Transaction {
         let mut transaction = Transaction::default();
         let new_chains = std::mem::take(&mut self.new_chains);
         for (name, _) in &new_chains {
@@ -72,6 +72,12 @@ impl Journal {
                 transaction.push(self.family, Change::AddRule(name.clone(), rule));
             }
         }
+        transaction
+    }
+
+    /// Takes out the changes since the last call: chains, rules, then for each map what goes and what comes.
+    pub(super) fn take(&mut self) -> Transaction {
+        let mut transaction = self.take_chains();
         let mut entries = std::mem::take(&mut self.entries);
         entries.sort_by_key(|entry| (entry.map, entry.key)); // stable: of one element, the first says what was, the last what is
         let mut changes = BTreeMap::<&'static str, ElementChanges>::new();

@@ -303,6 +303,23 @@ fn a_family_that_is_not_planned_gets_no_table() {
 }
 
 #[test]
+fn a_chain_comes_before_whatever_leads_to_it() {
+    let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+    planner.set(&name("web"), Family::Ip, Some(&port("10.96.0.1", &[2, 3])));
+    planner.set(
+        &name("sticky"),
+        Family::Ip,
+        Some(&ServicePort { affinity_seconds: Some(60), ..port("10.96.0.2", &[2, 3]) }),
+    );
+
+    let (chains, rest) = (planner.take_chains(), planner.take());
+
+    let is_chain = |change: &Change| matches!(change, Change::AddChain(..) | Change::AddRule(..));
+    assert!(!chains.is_empty() && chains.changes().iter().all(|(_, change)| is_chain(change)), "{chains}");
+    assert!(!rest.is_empty() && !rest.changes().iter().any(|(_, change)| is_chain(change)), "{rest}");
+}
+
+#[test]
 fn setting_the_same_again_changes_nothing() {
     let mut node = Node::new(&Settings::default());
     let service = ServicePort { node_port: Some(30_000), ..port("10.96.0.1", &[2, -3]) };

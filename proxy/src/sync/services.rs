@@ -152,9 +152,12 @@ impl Nftables {
     /// Commits what is planned. Whatever was wrong with it, what the kernel holds tells what is left to do.
     fn flush(&mut self) -> Result<Transaction, nft::Error> {
         if self.stage != Stage::Lost {
-            let changes = self.planner.take();
-            match self.send(&changes) {
-                Ok(()) => return Ok(changes),
+            let (mut changes, rest) = (self.planner.take_chains(), self.planner.take());
+            match self.send(&changes).and_then(|()| self.send(&rest)) {
+                Ok(()) => {
+                    changes.append(rest);
+                    return Ok(changes);
+                }
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,
                     "not committed; lists the tables to mend them"

@@ -1,0 +1,246 @@
+//! A flood of new connections while a service is switched to and fro: whatever a packet has read, what it led to is still there.
+//!
+//! ```text
+//! one thread    SYN, SYN, SYN … each of a flow of its own, through the node to the cluster IP
+//! another       3 endpoints, 4, 3, 4 … as fast as the kernel takes it, by the daemon's own kernel end
+//! the server    has received as many packets as were sent, or some were lost
+//! ```
+//!
+//! The server is reached by endpoints' addresses only, so what arrives was translated.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use dataplane::{
+    netns::Netns,
+    nft::{Socket, diff},
+    sysctl,
+};
+use fairway_lab::{host::Host, row::Row, syn, wait};
+use proxy::{
+    plan::{Planner, Settings},
+    service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName},
+    sync::{Services as _, services::Nftables},
+};
+
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80);
+
+/// Flows in one flood, if the kernel tracks that many.
+const FLOWS: u32 = 100_000;
+
+/// Flows between two looks at whether the node keeps up: fewer packets than wait for a machine before any are thrown away
+/// (`net.core.netdev_max_backlog`).
+const AT_ONCE: usize = 250;
+
+/// Switches in one flood without which it shows nothing.
+const FEWEST_SWITCHES: u32 = 500;
+
+/// What a flood came to.
+#[derive(Debug)]
+struct Flood {
+    sent: u64,
+    arrived: u64,
+    switches: u32,
+}
+
+/// How many IPv4 packets a machine has received, whatever it did with them.
+struct Received(File);
+
+impl Received {
+    fn by(host: &Host) -> Self {
+        Self(host.run(|| File::open("/proc/thread-self/net/snmp")).unwrap().unwrap())
+    }
+
+    fn count(&mut self) -> u64 {
+        let mut text = String::new();
+        self.0.rewind().unwrap();
+        self.0.read_to_string(&mut text).unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
+        let (heads, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+        let mut columns = heads.split(' ').zip(numbers.split(' '));
+        columns.find(|(head, _)| *head == "InReceives").unwrap().1.parse().unwrap()
+    }
+}
+
+fn name() -> ServicePortName {
+    let (namespace, name, port) = ("default".into(), "web".into(), "http".into());
+    ServicePortName { namespace, name, port, protocol: Protocol::Tcp }
+}
+
+/// The service with as many endpoints behind the server.
+fn service_port(endpoints: u8, affinity_seconds: Option<u32>) -> ServicePort {
+    let endpoint = |n| Endpoint { address: ([10, 128, 0, n], 8080).into(), is_local: false };
+    ServicePort {
+        cluster_ip: (*SERVICE.ip()).into(),
+        port: SERVICE.port(),
+        node_port: None,
+        affinity_seconds,
+        endpoints: (1..=endpoints).map(endpoint).collect(),
+    }
+}
+
+/// A client of its own for each number: with affinity too, each has yet to be given an endpoint.
+fn source(number: u32) -> SocketAddrV4 {
+    const CLIENTS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
+    SocketAddrV4::new(Ipv4Addr::from_bits(CLIENTS.to_bits() + number), 1_024)
+}
+
+/// The row, with a node that takes packets from anywhere.
+fn row() -> Row {
+    let row = Row::make().unwrap();
+    for link in ["all", "client"] {
+        let key = format!("net/ipv4/conf/{link}/rp_filter");
+        row.node.run(|| sysctl::set_if_different(&key, "0")).unwrap().unwrap();
+    }
+    row
+}
+
+fn nftables(row: &Row) -> Socket {
+    Socket::open_in(&Netns::open(row.node.netns_path()).unwrap()).unwrap()
+}
+
+/// Sends a SYN for every flow while `switch` gives the service as many endpoints as `lengths` says, one after the other.
+fn flood(
+    row: &Row,
+    mut lengths: impl Iterator<Item = u8> + Send,
+    mut switch: impl FnMut(u8) + Send,
+) -> Flood {
+    lengths.by_ref().take(1).for_each(&mut switch);
+    let tracked: u32 =
+        row.node.run(|| sysctl::read("net/netfilter/nf_conntrack_max")).unwrap().unwrap().parse().unwrap();
+    let flows = FLOWS.min(tracked / 2);
+    let packets: Vec<_> = (0..flows).map(|flow| syn::packet(source(flow), SERVICE)).collect();
+    let to = SocketAddr::V4(SERVICE).into();
+    let client = row.client.run(syn::open).unwrap().unwrap();
+    let (mut at_node, mut at_server) = (Received::by(&row.node), Received::by(&row.server));
+
+    // The first finds neighbours that nobody asked for yet.
+    client.send_to(&syn::packet(source(flows), SERVICE), &to).unwrap();
+    wait::until("the server to be reached", || match at_server.count() {
+        0 => Err("nothing has arrived".to_owned()),
+        _ => Ok(()),
+    })
+    .unwrap();
+    let mut sent = 1;
+
+    let is_over = AtomicBool::new(false);
+    let switches = thread::scope(|scope| {
+        let switching = scope.spawn(|| {
+            let mut switches = 0;
+            for endpoints in lengths.take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                switch(endpoints);
+                switches += 1;
+            }
+            switches
+        });
+        let flooding = scope.spawn(|| {
+            for packets in packets.chunks(AT_ONCE) {
+                for packet in packets {
+                    client.send_to(packet, &to).unwrap();
+                    sent += 1;
+                }
+                wait::until("the node to keep up", || match at_node.count() {
+                    received if received < sent => Err(format!("{received} of {sent}")),
+                    _ => Ok(()),
+                })
+                .unwrap();
+            }
+        });
+        let flooded = flooding.join();
+        is_over.store(true, Ordering::Relaxed);
+        flooded.unwrap();
+        switching.join().unwrap()
+    });
+
+    let all = || match at_server.count() {
+        arrived if arrived < sent => Err(format!("{arrived} of {sent}")),
+        _ => Ok(()),
+    };
+    let _ = wait::until_within(Duration::from_secs(1), "the last to arrive", all);
+    let flood = Flood { sent, arrived: at_server.count(), switches };
+    println!("{flood:?}");
+    flood
+}
+
+/// Three endpoints and four, in turns.
+fn to_and_fro() -> impl Iterator<Item = u8> + Send {
+    [3, 4].into_iter().cycle()
+}
+
+/// Floods a service that is switched as the daemon does it.
+fn nothing_is_lost(lengths: impl Iterator<Item = u8> + Send, affinity_seconds: Option<u32>) {
+    let row = row();
+    // What is left behind is removed as in the daemon: by a commit that comes late enough.
+    let mut services = Nftables::new(nftables(&row), &[Family::Ip], &Settings::default());
+    services.begin().unwrap();
+
+    let flood = flood(&row, lengths, |endpoints| {
+        services.set(&name(), Family::Ip, Some(service_port(endpoints, affinity_seconds)));
+        services.commit().unwrap();
+    });
+
+    assert!(flood.switches >= FEWEST_SWITCHES, "{flood:?}");
+    assert_eq!(flood.arrived, flood.sent, "{flood:?}");
+}
+
+/// Floods a service whose old slots are removed in the very transaction that leads away from them.
+fn flood_without_a_second_phase(affinity_seconds: Option<u32>) -> Flood {
+    let row = row();
+    let kernel = nftables(&row);
+    let mut planner = Planner::new(&[Family::Ip], &Settings::default());
+    kernel.commit(&diff(None, &planner.tables().next().unwrap())).unwrap();
+
+    flood(&row, to_and_fro(), |endpoints| {
+        planner.set(&name(), Family::Ip, Some(&service_port(endpoints, affinity_seconds)));
+        planner.retire();
+        planner.retire();
+        kernel.commit(&planner.take()).unwrap();
+    })
+}
+
+/// Shows that the flood can tell: the same, but for the two phases.
+fn some_are_lost_without_a_second_phase(affinity_seconds: Option<u32>) {
+    if thread::available_parallelism().unwrap().get() < 2 {
+        println!("one CPU: no packet meets a commit that is half done");
+        return;
+    }
+
+    let mut floods = (0..10).map(|_| flood_without_a_second_phase(affinity_seconds));
+
+    assert!(floods.any(|flood| flood.arrived < flood.sent), "none is lost: the flood cannot tell");
+}
+
+fairway_lab::sandbox_tests! {
+    fn no_new_connection_is_lost_while_a_service_is_switched() {
+        nothing_is_lost(to_and_fro(), None);
+    }
+
+    fn no_new_connection_is_lost_while_a_sticky_service_is_switched() {
+        nothing_is_lost(to_and_fro(), Some(10_800));
+    }
+
+    fn a_switch_that_removes_the_old_slots_at_once_loses_some() {
+        some_are_lost_without_a_second_phase(None);
+    }
+
+    fn a_sticky_switch_that_removes_the_old_turns_at_once_loses_some() {
+        some_are_lost_without_a_second_phase(Some(10_800));
+    }
+
+    fn no_new_connection_is_lost_while_classes_are_made() {
+        let lengths_without_a_class = 5..250;
+        nothing_is_lost(lengths_without_a_class.chain(to_and_fro()), None);
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
