@@ -5,7 +5,7 @@
 //! In whatever order services and slices are told, the state comes out the same.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -55,21 +55,21 @@ impl Touched {
         !self.nodes && self.services.is_empty()
     }
 
-    /// Takes out the service ports that may be different now, or gone: in order, each once.
+    /// Takes out the service ports that may be different now, or gone: each once, in the order in which they were touched.
     pub fn take_service_ports(&mut self) -> Vec<(ServicePortName, Family)> {
-        let mut services = std::mem::take(&mut self.services);
-        services.sort_unstable_by_key(|(service, family)| (Arc::as_ptr(service), *family));
-        services.dedup_by(|other, first| Arc::ptr_eq(&other.0, &first.0) && other.1 == first.1);
+        let services = std::mem::take(&mut self.services);
+        let (mut seen, mut named) = (HashSet::new(), HashSet::new());
         let mut service_ports = Vec::with_capacity(services.len());
-        for (service, touched) in &services {
+        for (service, touched) in
+            services.iter().filter(|(service, f)| seen.insert((Arc::as_ptr(service), *f)))
+        {
             let families = service.cluster_ips.iter().map(|&ip| Family::of(ip));
             let families = families.filter(|family| touched.is_none_or(|touched| touched == *family));
             for family in families {
-                service_ports.extend(service.ports.iter().map(|port| (port_name(service, port), family)));
+                let ports = service.ports.iter().map(|port| (port_name(service, port), family));
+                service_ports.extend(ports.filter(|port| named.insert(port.clone())));
             }
         }
-        service_ports.sort_unstable();
-        service_ports.dedup();
         service_ports
     }
 

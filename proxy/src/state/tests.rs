@@ -77,7 +77,9 @@ fn touched(events: impl IntoIterator<Item = Event>) -> Vec<String> {
     let mut state = State::new("m");
     let mut touched = events.into_iter().map(|event| state.apply(event)).last().unwrap();
     assert!(!touched.nodes);
-    touched.take_service_ports().into_iter().map(|(name, family)| format!("{name} {family:?}")).collect()
+    let mut service_ports = touched.take_service_ports();
+    service_ports.sort();
+    service_ports.into_iter().map(|(name, family)| format!("{name} {family:?}")).collect()
 }
 
 const DUAL: fn() -> Value = || json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]});

@@ -160,7 +160,7 @@ async fn a_burst_costs_one_commit_and_only_what_it_touches() {
 
     assert_eq!(
         running.does([service("c"), gone, service("d")], AT_ONCE).await,
-        ["set default/a ip: None", "set default/c ip: Some(0)", "set default/d ip: Some(0)", "commit"],
+        ["set default/c ip: Some(0)", "set default/a ip: None", "set default/d ip: Some(0)", "commit"],
     );
     assert_eq!(running.does([service("d")], AT_ONCE).await, [""; 0]);
 }
