@@ -140,7 +140,7 @@ fn is_namespace(file: &File) -> bool {
 }
 
 /// Runs `work` on a thread that ends with it: what the thread entered, nobody else inherits.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| match scope.spawn(work).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

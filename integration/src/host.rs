@@ -9,9 +9,9 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
     path::{Path, PathBuf},
-    thread,
 };
 
+use dataplane::netns::on_own_thread;
 use nix::{
     sched::{CloneFlags, setns, unshare},
     unistd::sethostname,
@@ -141,11 +141,4 @@ impl Host {
     pub fn netns_path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.net.as_raw_fd()).into()
     }
-}
-
-fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| match scope.spawn(work).join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
 }
