@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
+mod start;
+
 use std::{
     collections::BTreeMap,
     io::Read,
@@ -12,20 +14,13 @@ use std::{
 use dataplane::netns::Netns;
 use fairway_lab::{
     answer::{Answer, is_in_turn, names},
-    binaries,
     client::PATIENCE,
     cluster::{Cluster, OUTSIDE},
-    lesson::{self, BACKENDS, SERVICE_URL},
+    lesson::{BACKENDS, SERVICE_URL},
     manifest::{Object, parse},
     wait,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-
-fn lesson() -> Cluster {
-    let cluster = Cluster::start(binaries::built().unwrap(), lesson::objects().unwrap()).unwrap();
-    cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS).unwrap();
-    cluster
-}
 
 fn objects(text: &str) -> Vec<Object> {
     parse("test.yaml", text).unwrap()
@@ -116,7 +111,7 @@ fn checksum(packet: &[u8]) -> [u8; 4] {
 
 fairway_lab::sandbox_tests! {
     fn parallel_connections_are_dealt_out_evenly() {
-        let cluster = lesson();
+        let cluster = start::lesson();
         let askers: Vec<_> = (0..8).map(|_| cluster.asker("apache-pod", SERVICE_URL).unwrap()).collect();
 
         let answers: Vec<Answer> = thread::scope(|scope| {
@@ -135,7 +130,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_datagram_from_a_new_port_takes_the_next_turn_and_from_a_known_one_its_own() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let dns = "{kind: Service, apiVersion: v1, metadata: {name: dns}, spec: {clusterIP: 10.96.0.10, \
                    selector: {app: myweb}, ports: [{name: dns, protocol: UDP, port: 53, targetPort: dns}]}}";
         cluster.apply(objects(dns)).unwrap();
@@ -152,7 +147,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn sctp_finds_its_way_through_cluster_ip_and_node_port() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let service = "{kind: Service, apiVersion: v1, metadata: {name: diameter}, spec: {type: NodePort, \
                        clusterIP: 10.96.0.68, selector: {app: diameter}, \
                        ports: [{protocol: SCTP, port: 3868, targetPort: 13868, nodePort: 30868}]}}\n---\n\

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod start;
+
 use std::{
     path::Path,
     sync::{
@@ -13,17 +15,10 @@ use std::{
 
 use fairway_lab::{
     answer::{Answer, is_in_turn, names},
-    binaries,
-    cluster::{self, Asker, Cluster},
+    cluster::{self, Asker},
     lesson::{self, BACKENDS, SERVICE_URL},
     manifest::parse,
 };
-
-fn lesson() -> Cluster {
-    let cluster = Cluster::start(binaries::built().unwrap(), lesson::objects().unwrap()).unwrap();
-    cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS).unwrap();
-    cluster
-}
 
 /// A client that asks without a pause until it is told to stop.
 struct Load {
@@ -54,7 +49,7 @@ impl Load {
 
 fairway_lab::sandbox_tests! {
     fn services_go_on_without_the_daemon() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
 
         cluster.node_mut("w1").unwrap().kill_daemon().unwrap();
 
@@ -63,7 +58,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_daemon_that_comes_back_learns_what_it_missed() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.node_mut("w1").unwrap().kill_daemon().unwrap();
         let pod = "{kind: Pod, apiVersion: v1, metadata: {name: nginx-pod4, labels: {app: myweb}}, spec: {nodeName: w2, \
                    containers: [{name: web, image: nginx, ports: [{containerPort: 80}]}]}}";
@@ -76,7 +71,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_restart_loses_no_connection_and_no_turn() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let load = Load::start(cluster.asker("apache-pod", SERVICE_URL).unwrap());
 
         for _ in 0..3 {
@@ -94,7 +89,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn an_edit_loses_no_connection() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let load = Load::start(cluster.asker("apache-pod", SERVICE_URL).unwrap());
         let cluster_ip: Vec<_> =
             lesson::objects().unwrap().into_iter().filter(|object| object.name.kind == "Service").collect();
@@ -110,7 +105,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn cleanup_takes_services_and_configuration_away() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let node = cluster.node_mut("w1").unwrap();
         node.stop_daemon().unwrap();
 

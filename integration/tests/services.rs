@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
+mod start;
+
 use std::net::IpAddr;
 
 use fairway_lab::{
@@ -15,12 +17,6 @@ use fairway_lab::{
 /// `myweb-service` from outside, through the node that runs none of its pods, and through the others.
 const NODE_PORT_URLS: [&str; 3] =
     ["http://192.168.14.50:30632/", "http://192.168.14.51:30632/", "http://192.168.14.52:30632/"];
-
-fn lesson() -> Cluster {
-    let cluster = Cluster::start(binaries::built().unwrap(), lesson::objects().unwrap()).unwrap();
-    cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS).unwrap();
-    cluster
-}
 
 fn objects(text: &str) -> Vec<Object> {
     parse("test.yaml", text).unwrap()
@@ -47,7 +43,7 @@ fn address_of(cluster: &Cluster, pod: &str) -> IpAddr {
 
 fairway_lab::sandbox_tests! {
     fn twelve_connections_to_three_backends_are_answered_in_strict_turn() {
-        let cluster = lesson();
+        let cluster = start::lesson();
 
         for from in ["apache-pod", "nginx-pod2", "m", "w1"] {
             let answers = cluster.ask_times(12, from, SERVICE_URL).unwrap();
@@ -56,7 +52,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_pod_s_own_address_is_seen_behind_a_cluster_ip() {
-        let cluster = lesson();
+        let cluster = start::lesson();
 
         let answers = cluster.ask_times(3, "apache-pod", SERVICE_URL).unwrap();
 
@@ -66,7 +62,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_pod_reaches_itself_through_its_service_under_another_address() {
-        let cluster = lesson();
+        let cluster = start::lesson();
 
         cluster.await_backends("nginx-pod", SERVICE_URL, &BACKENDS).unwrap();
         let answers = cluster.ask_times(3, "nginx-pod", SERVICE_URL).unwrap();
@@ -78,7 +74,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_node_port_answers_strangers_in_strict_turn_on_every_node() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
 
         cluster.apply(lesson::node_port().unwrap()).unwrap();
 
@@ -90,7 +86,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_stranger_is_seen_behind_a_node_port_as_the_node() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(lesson::node_port().unwrap()).unwrap();
         cluster.await_backends(OUTSIDE, NODE_PORT_URLS[0], &BACKENDS).unwrap();
 
@@ -102,7 +98,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_node_port_and_the_cluster_ip_share_one_rotation() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(lesson::node_port().unwrap()).unwrap();
         cluster.await_backends("w1", NODE_PORT_URLS[1], &BACKENDS).unwrap();
 
@@ -113,7 +109,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_node_port_taken_back_is_closed_and_the_cluster_ip_stays() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(lesson::node_port().unwrap()).unwrap();
         cluster.await_backends(OUTSIDE, NODE_PORT_URLS[0], &BACKENDS).unwrap();
 
@@ -126,7 +122,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn datagrams_take_turns_too() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster
             .apply(service(
                 "dns",
@@ -142,7 +138,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_service_without_endpoints_refuses_at_once() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
 
         cluster
             .apply(service("empty", "clusterIP: 10.96.0.99, selector: {app: nobody}, ports: [{port: 80}]"))
@@ -154,7 +150,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_service_whose_last_endpoint_goes_refuses_until_another_comes() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(pod("late", "late", "w2")).unwrap();
         cluster
             .apply(service("late", "clusterIP: 10.96.0.98, selector: {app: late}, ports: [{port: 80}]"))
@@ -169,7 +165,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn endpoints_join_and_leave_the_turn() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
 
         cluster.apply(pod("nginx-pod4", "myweb", "w1")).unwrap();
         let four = ["nginx-pod", "nginx-pod2", "nginx-pod3", "nginx-pod4"];
@@ -185,7 +181,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_pod_with_another_label_changes_services() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
 
         cluster.apply(pod("nginx-pod3", "other", "w2")).unwrap();
 
@@ -193,7 +189,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn an_edited_port_moves_and_another_service_keeps_its_turn() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         let other = |port| {
             let rest = format!("clusterIP: 10.96.0.97, selector: {{app: myweb}}, ports: [{{port: {port}, targetPort: 80}}]");
             service("other", &rest)
@@ -216,7 +212,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_sticky_service_keeps_each_client_where_it_was() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(lesson::sticky().unwrap()).unwrap();
 
         for from in ["apache-pod", "pair-pod", "nginx-pod2", "m"] {
@@ -227,7 +223,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn clients_of_a_sticky_service_are_spread() {
-        let mut cluster = lesson();
+        let mut cluster = start::lesson();
         cluster.apply(lesson::sticky().unwrap()).unwrap();
 
         // All on w1, so that one node's rotation deals them out.

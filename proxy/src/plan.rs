@@ -176,11 +176,6 @@ impl Planner {
     pub fn kind(&self, family: Family, map: &str) -> Option<SetType> {
         Some(self.families.get(&family)?.skeleton.maps.get(map)?.kind)
     }
-
-    /// How many service ports are planned, those of both families counted twice.
-    pub fn service_ports(&self) -> usize {
-        self.families.values().map(|planner| planner.planned.len()).sum()
-    }
 }
 
 /// Plans one family.

@@ -108,11 +108,6 @@ impl Error {
         self.errno() == Some(nix::libc::EEXIST)
     }
 
-    /// Says whether the right to change nftables is missing.
-    pub fn is_not_permitted(&self) -> bool {
-        matches!(self.errno(), Some(nix::libc::EPERM | nix::libc::EACCES))
-    }
-
     /// The kernel's number for the reason.
     pub fn errno(&self) -> Option<i32> {
         match self {
