@@ -182,6 +182,28 @@ fairway_lab::sandbox_tests! {
         assert_eq!((remembered(1), remembered(2)), (3_000, 0));
     }
 
+    fn clients_that_cannot_be_forgotten_are_no_failed_commit() {
+        let (netns, kernel) = kernel();
+        let socket = || Socket::open_in(&netns).unwrap();
+        let mut services =
+            Nftables::new(socket(), &[Family::Ip], &Settings::default()).with_pruning(socket());
+        let sticky = |endpoints| ServicePort { affinity_seconds: Some(3600), ..service_port(endpoints) };
+        services.begin().unwrap();
+        services.set(&name(), Family::Ip, Some(sticky(2)));
+        while services.commit().unwrap().is_unfinished {
+            thread::sleep(SETTLED);
+        }
+        services.set(&name(), Family::Ip, Some(sticky(1)));
+        while slots(&kernel) == 2 {
+            services.commit().unwrap();
+            thread::sleep(SETTLED);
+        }
+
+        kernel.commit(&transaction([Change::DeleteTable])).unwrap();
+
+        assert!(services.commit().is_ok(), "the clients were to be read next, and their map is gone");
+    }
+
     fn what_a_refused_commit_led_away_from_is_removed_only_after_it_was_mended() {
         let (netns, kernel) = kernel();
         let mut services = Nftables::new(Socket::open_in(&netns).unwrap(), &[Family::Ip], &Settings::default());

@@ -318,7 +318,7 @@ impl Rotations {
 
     /// Makes lots where fewer classes are spare than a burst may ask for. Says whether there was anything to make.
     pub(super) fn replenish(&mut self, journal: &mut Journal) -> bool {
-        // An eighth of a kind's lots, at least half a lot, is kept spare.
+        // Of a kind's classes an eighth, but at least four, is kept spare.
         let short = self.made.iter().filter_map(|(kind, lots)| {
             let spare = self.spare_classes.get(kind).map_or(0, Vec::len);
             (spare < (*lots).clamp(4, 8 * MOST_LOTS)).then_some((*kind, lots.div_ceil(4).min(MOST_LOTS)))

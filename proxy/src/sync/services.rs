@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use dataplane::nft::{self, Change, Prune, Socket, Table, Transaction, diff};
+use dataplane::nft::{self, Held, Prune, Socket, Table, Transaction, diff};
 use tracing::{debug, trace, warn};
 
 use super::{
@@ -186,13 +186,7 @@ impl Nftables {
     fn hook(&mut self) -> Result<(), nft::Error> {
         let mut hooks = Transaction::default();
         for skeleton in self.planner.skeletons().filter(|table| self.unhooked.contains(&table.family)) {
-            let entrances = skeleton.chains.iter().filter(|(_, chain)| chain.hook.is_some());
-            for (name, chain) in entrances {
-                hooks.push(skeleton.family, Change::AddChain(name.clone(), chain.hook));
-                for rule in &chain.rules {
-                    hooks.push(skeleton.family, Change::AddRule(name.clone(), rule.clone()));
-                }
-            }
+            hooks.append(diff(Some(&Held::from(&without_hooks(skeleton))), skeleton));
         }
         self.send(&hooks)?;
         self.unhooked.clear();
@@ -275,7 +269,17 @@ impl Services for Nftables {
             if self.planner.replenish() {
                 self.flush()?;
             }
-            is_pruned = !self.prune()?;
+            is_pruned = self.prune().map_or_else(
+                |error| {
+                    // What was committed is: this is no reason to try that again.
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "clients of a gone endpoint stay until their time is up"
+                    );
+                    true
+                },
+                |is_left| !is_left,
+            );
         }
         let (added, removed) = changes.elements();
         let elements = if is_touched { added + removed } else { 0 };
