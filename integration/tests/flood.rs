@@ -77,14 +77,9 @@ fn name() -> ServicePortName {
 
 /// The service with as many endpoints behind the server.
 fn service_port(endpoints: u8, affinity_seconds: Option<u32>) -> ServicePort {
-    let endpoint = |n| Endpoint { address: ([10, 128, 0, n], 8080).into(), is_local: false };
-    ServicePort {
-        cluster_ip: (*SERVICE.ip()).into(),
-        port: SERVICE.port(),
-        node_port: None,
-        affinity_seconds,
-        endpoints: (1..=endpoints).map(endpoint).collect(),
-    }
+    let endpoint = |n| Endpoint::new(([10, 128, 0, n], 8080).into(), false);
+    let endpoints = (1..=endpoints).map(endpoint).collect();
+    ServicePort { affinity_seconds, ..ServicePort::new((*SERVICE.ip()).into(), SERVICE.port(), endpoints) }
 }
 
 /// A client of its own for each number: with affinity too, each has yet to be given an endpoint.

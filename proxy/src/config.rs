@@ -32,6 +32,41 @@ pub struct Config {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
     pub cluster_cidr: Vec<IpNetwork>,
 
+    /// How connections of this node's pods are told from others
+    #[arg(
+        help = "How connections of this node's pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"
+    )]
+    #[arg(long, value_name = "MODE", default_value = "ClusterCIDR", value_parser = detect_local_mode)]
+    pub detect_local_mode: DetectLocalMode,
+
+    /// The bridge that pods are on, for --detect-local-mode=BridgeInterface
+    #[arg(long, value_name = "LINK", value_parser = link_name)]
+    #[arg(required_if_eq("detect_local_mode", "BridgeInterface"))]
+    pub pod_bridge_interface: Option<String>,
+
+    /// How the names of the pods' links begin, for --detect-local-mode=InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX", value_parser = link_name)]
+    #[arg(required_if_eq("detect_local_mode", "InterfaceNamePrefix"))]
+    pub pod_interface_name_prefix: Option<String>,
+
+    /// Addresses of this node that serve node ports: all, primary (those of its Node object), or CIDRs
+    #[arg(long, value_name = "CIDR", default_value = "all", value_parser = node_port_addresses)]
+    pub nodeport_addresses: NodePortAddresses,
+
+    /// Serves node ports on localhost, too
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub localhost_node_ports: bool,
+
+    /// Networks that externalIPs of services must be in to be served; none for no external IPs at all
+    #[arg(long, value_name = "CIDR", default_value = "all", value_parser = external_ips)]
+    pub external_ips: ExternalIps,
+
+    /// Answers ping to the cluster IP of a service while it has endpoints
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub ping_cluster_ips: bool,
+
     /// Masquerades all connections to cluster IPs
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
@@ -78,6 +113,81 @@ pub enum RouteMode {
     Direct,
     /// By somebody else's doing.
     None,
+}
+
+/// How connections of this node's pods are told from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DetectLocalMode {
+    /// By source address in the pods' network.
+    ClusterCidr,
+    /// By source address in this node's part of it.
+    NodeCidr,
+    /// By the bridge that they come in by.
+    BridgeInterface,
+    /// By the name of the link that they come in by.
+    InterfaceNamePrefix,
+}
+
+fn detect_local_mode(text: &str) -> Result<DetectLocalMode, String> {
+    match text {
+        "ClusterCIDR" => Ok(DetectLocalMode::ClusterCidr),
+        "NodeCIDR" => Ok(DetectLocalMode::NodeCidr),
+        "BridgeInterface" => Ok(DetectLocalMode::BridgeInterface),
+        "InterfaceNamePrefix" => Ok(DetectLocalMode::InterfaceNamePrefix),
+        _ => Err("must be ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix".into()),
+    }
+}
+
+/// Linux keeps 15 bytes of a link's name.
+fn link_name(text: &str) -> Result<String, String> {
+    let is_name = (1..16).contains(&text.len()) && !text.contains(|c: char| c == '/' || c.is_whitespace());
+    if is_name {
+        Ok(text.into())
+    } else {
+        Err("must be 1 to 15 characters, without / and white space".into())
+    }
+}
+
+/// Addresses of this node that serve node ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All but loopback.
+    All,
+    /// The node's internal addresses, as its Node object has them; the first of each family.
+    Primary,
+    /// Those in these networks. A family without one serves on all, as with kube-proxy.
+    Cidrs(Vec<IpNetwork>),
+}
+
+fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    match text.trim() {
+        "" | "all" => Ok(NodePortAddresses::All),
+        "primary" => Ok(NodePortAddresses::Primary),
+        list => match list.split(',').map(cidr).collect() {
+            Ok(cidrs) => Ok(NodePortAddresses::Cidrs(cidrs)),
+            Err(_) => Err("must be all, primary, or CIDRs such as 192.168.14.0/24,fd00:14::/64".into()),
+        },
+    }
+}
+
+/// External IPs that are served: whoever may set them on a service may draw traffic to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExternalIps {
+    /// All.
+    All,
+    /// Those in these networks; perhaps none.
+    Within(Vec<IpNetwork>),
+}
+
+fn external_ips(text: &str) -> Result<ExternalIps, String> {
+    match text.trim() {
+        "all" => Ok(ExternalIps::All),
+        "none" => Ok(ExternalIps::Within(Vec::new())),
+        list => match list.split(',').map(cidr).collect() {
+            Ok(cidrs) => Ok(ExternalIps::Within(cidrs)),
+            Err(_) => Err("must be all, none, or CIDRs such as 203.0.113.0/24".into()),
+        },
+    }
 }
 
 fn route_mode(text: &str) -> Result<RouteMode, String> {

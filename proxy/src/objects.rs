@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::service_port::{Family, Protocol};
+use crate::service_port::{Balancing, Family, Protocol, TrafficPolicy};
 
 mod wire;
 
@@ -127,13 +127,51 @@ pub struct Service {
     pub has_other_proxy: bool,
     /// At most one address of each family; none if the service is headless.
     pub cluster_ips: Vec<IpAddr>,
+    /// Addresses outside the cluster that lead to it, of both families, without duplicates.
+    pub external_ips: Vec<IpAddr>,
+    /// The load balancer's addresses that nodes serve themselves (`ipMode: VIP`), of both families, without duplicates.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may use the load balancer's addresses, of both families; empty for everyone.
+    pub source_ranges: Vec<IpNetwork>,
+    /// Which endpoints the cluster IPs lead to.
+    pub internal_policy: TrafficPolicy,
+    /// Which endpoints all other addresses lead to.
+    pub external_policy: TrafficPolicy,
+    /// Where a load balancer asks whether this node has endpoints. Only with type `LoadBalancer` and external policy Local.
+    pub health_check_node_port: Option<u16>,
     /// How long a client stays with its endpoint (`sessionAffinity: ClientIP`).
     pub affinity_seconds: Option<u32>,
+    /// How endpoints are chosen.
+    pub balancing: Balancing,
     /// Its ports, each name and protocol once.
     pub ports: Vec<Port>,
 }
 
 impl Service {
+    /// A service that says nothing but this.
+    pub fn new(
+        name: ObjectName,
+        service_type: ServiceType,
+        cluster_ips: Vec<IpAddr>,
+        ports: Vec<Port>,
+    ) -> Self {
+        Self {
+            name,
+            service_type,
+            has_other_proxy: false,
+            cluster_ips,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
+            affinity_seconds: None,
+            balancing: Balancing::RoundRobin,
+            ports,
+        }
+    }
+
     /// Says whether packets to this service are ours to deliver.
     pub fn is_proxied(&self) -> bool {
         self.service_type != ServiceType::ExternalName && !self.has_other_proxy
@@ -199,6 +237,17 @@ pub struct SliceEndpoint {
     pub serving: bool,
     /// Whether it is about to end.
     pub terminating: bool,
+    /// Whom it is meant for, if it says so.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Whom an endpoint is meant for: clients on these nodes, in these zones. Both empty: anybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hints {
+    /// Names of nodes.
+    pub nodes: Vec<Arc<str>>,
+    /// Names of zones.
+    pub zones: Vec<Arc<str>>,
 }
 
 /// A node.
@@ -210,4 +259,6 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Where the other nodes reach it.
     pub internal_ips: Vec<IpAddr>,
+    /// Where it stands, by label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
 }

@@ -6,16 +6,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
+
+use self::choice::{Candidate, Place};
 use crate::{
     objects::{EndpointSlice, Node, ObjectName, Port, Service},
-    service_port::{Endpoint, Family, ServicePort, ServicePortName},
+    service_port::{Family, ServicePort, ServicePortName},
     watch::{Change, Event},
 };
 
+mod choice;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
@@ -119,14 +123,26 @@ impl State {
             }
             Event::EndpointSlice(Change::Set(slice)) => self.set_slice(slice, &mut touched),
             Event::EndpointSlice(Change::Gone(name)) => self.remove_slice(&name, &mut touched),
-            Event::Node(Change::Set(node)) => {
-                let old = self.nodes.insert(node.name.name.clone(), Arc::clone(&node));
-                touched.nodes = old.as_ref() != Some(&node);
-            }
-            Event::Node(Change::Gone(name)) => touched.nodes = self.nodes.remove(&name.name).is_some(),
+            Event::Node(change) => self.change_node(change, &mut touched),
             Event::Listed => {}
         }
         touched
+    }
+
+    fn change_node(&mut self, change: Change<Node>, touched: &mut Touched) {
+        let was = self.own().cloned();
+        touched.nodes = match change {
+            Change::Set(node) => {
+                let old = self.nodes.insert(node.name.name.clone(), Arc::clone(&node));
+                old.as_ref() != Some(&node)
+            }
+            Change::Gone(name) => self.nodes.remove(&name.name).is_some(),
+        };
+        // What services ask of this node: hints look at the zone, source ranges at the addresses.
+        let asked = |node: &Node| (node.zone.clone(), node.internal_ips.clone());
+        if touched.nodes && was.as_ref().map(asked) != self.own().map(asked) {
+            self.services.values().for_each(|service| touched.add_service(service, None));
+        }
     }
 
     fn set_slice(&mut self, slice: Arc<EndpointSlice>, touched: &mut Touched) {
@@ -203,71 +219,71 @@ impl State {
         if !service.is_proxied() {
             return None;
         }
-        Some(ServicePort {
-            cluster_ip: service.cluster_ip(family)?,
-            port: port.port,
+        let candidates = self.candidates(service, port, family);
+        let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|&ip| Family::of(ip) == family).collect();
+        let mut resolved = ServicePort {
             node_port: port.node_port,
+            external_ips: of_family(&service.external_ips),
+            load_balancer_ips: of_family(&service.load_balancer_ips),
+            internal_policy: service.internal_policy,
+            external_policy: service.external_policy,
             affinity_seconds: service.affinity_seconds,
-            endpoints: usable(self.candidates(service, port, family)),
-        })
+            balancing: service.balancing,
+            has_endpoints: choice::any(&candidates),
+            serving: choice::serving(&candidates),
+            ..ServicePort::new(service.cluster_ip(family)?, port.port, choice::of_all(&candidates))
+        };
+        if resolved.uses_local_endpoints() {
+            resolved.local_endpoints = choice::of_local(&candidates);
+        }
+        if !resolved.load_balancer_ips.is_empty() {
+            let own = self.own().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
+            resolved.source_ranges = source_ranges(&service.source_ranges, &resolved.load_balancer_ips, own);
+        }
+        Some(resolved)
     }
 
     /// Every endpoint of a service port once, in order.
     fn candidates(&self, service: &Service, port: &Port, family: Family) -> Vec<(SocketAddr, Candidate)> {
         let mut candidates = Vec::new();
+        let place = Place { node: &self.own_node, zone: self.own().and_then(|node| node.zone.as_deref()) };
         let slices = self.slices.get(&service.name).into_iter().flatten();
         for slice in slices.filter(|slice| slice.family == Some(family)) {
             let ports = slice.ports.iter();
             for target in ports.filter(|target| target.name == port.name && target.protocol == port.protocol)
             {
                 candidates.extend(slice.endpoints.iter().map(|endpoint| {
-                    let candidate = Candidate {
-                        is_staying: !endpoint.terminating,
-                        is_ready: endpoint.ready,
-                        is_serving: endpoint.serving,
-                        is_local: endpoint.node.as_deref() == Some(&self.own_node),
-                    };
-                    (SocketAddr::new(endpoint.address, target.port), candidate)
+                    (SocketAddr::new(endpoint.address, target.port), Candidate::new(endpoint, place))
                 }));
             }
         }
-        candidates.sort_unstable();
-        candidates.dedup_by(|other, first| {
-            let is_same = other.0 == first.0;
-            if is_same {
-                first.1.merge(other.1);
-            }
-            is_same
-        });
-        candidates
+        choice::merged(candidates)
+    }
+
+    /// This node, if it is known.
+    fn own(&self) -> Option<&Node> {
+        self.nodes.get(&*self.own_node).map(Arc::as_ref)
     }
 }
 
-/// What is known of an endpoint. The order is that of trust: of two slices that name the same endpoint, the one in which it
-/// is not terminating is right (a pod may move between slices).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(clippy::struct_excessive_bools, reason = "the API's three conditions are independent of each other")]
-struct Candidate {
-    is_staying: bool,
-    is_ready: bool,
-    is_serving: bool,
-    is_local: bool,
-}
-
-impl Candidate {
-    fn merge(&mut self, other: Self) {
-        let is_local = self.is_local || other.is_local;
-        *self = Self { is_local, ..(*self).max(other) };
+/// Who may use the load balancer's addresses, of their family. A node that may is let in by those addresses, too: they are what its
+/// packets come from where the address stands on one of its links.
+fn source_ranges(ranges: &[IpNetwork], served: &[IpAddr], own: &[IpAddr]) -> Vec<IpNetwork> {
+    let is_of_family =
+        |ip: IpAddr| served.first().is_some_and(|served| Family::of(*served) == Family::of(ip));
+    let mut ranges: Vec<_> = ranges.iter().copied().filter(|range| is_of_family(range.ip())).collect();
+    if own.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip))) {
+        ranges.extend(served.iter().copied().map(IpNetwork::from));
     }
-}
-
-/// The endpoints to choose from: the ready ones; if there are none, those that still answer while they end.
-fn usable(candidates: Vec<(SocketAddr, Candidate)>) -> Vec<Endpoint> {
-    let any_ready = candidates.iter().any(|(_, candidate)| candidate.is_ready);
-    let chosen = candidates.into_iter().filter(|(_, candidate)| {
-        candidate.is_ready || (!any_ready && candidate.is_serving && !candidate.is_staying)
-    });
-    chosen.map(|(address, candidate)| Endpoint { address, is_local: candidate.is_local }).collect()
+    ranges.sort_unstable_by_key(|range| (range.prefix(), range.ip())); // the widest first
+    let mut kept: Vec<IpNetwork> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        if !kept.iter().any(|wider| wider.contains(range.ip())) {
+            kept.push(range);
+        }
+    }
+    kept.sort_unstable();
+    if kept.iter().any(|range| range.prefix() == 0) { Vec::new() } else { kept }
 }
 
 fn is_served(service: &Service) -> bool {

@@ -41,14 +41,8 @@ fn name() -> ServicePortName {
 }
 
 fn service_port(endpoints: u8) -> ServicePort {
-    let endpoint = |n| Endpoint { address: ([10, 244, 1, n], 8080).into(), is_local: false };
-    ServicePort {
-        cluster_ip: [10, 96, 0, 1].into(),
-        port: 80,
-        node_port: None,
-        affinity_seconds: None,
-        endpoints: (1..=endpoints).map(endpoint).collect(),
-    }
+    let endpoint = |n| Endpoint::new(([10, 244, 1, n], 8080).into(), false);
+    ServicePort::new([10, 96, 0, 1].into(), 80, (1..=endpoints).map(endpoint).collect())
 }
 
 fn transaction(changes: impl IntoIterator<Item = Change>) -> Transaction {

@@ -430,13 +430,11 @@ fn service_port(family: Family, endpoints: u16, affinity_seconds: Option<u32>) -
         Family::Ip => ([10, 96, 0, 1].into(), [10, 244, 1, 2].into()),
         Family::Ip6 => ([0xfd00, 0x96, 0, 0, 0, 0, 0, 1].into(), [0xfd00, 0x244, 0, 0, 0, 0, 0, 2].into()),
     };
-    let endpoint = |port| Endpoint { address: SocketAddr::new(pod, port), is_local: port % 2 == 0 };
+    let endpoint = |port| Endpoint::new(SocketAddr::new(pod, port), port % 2 == 0);
     ServicePort {
-        cluster_ip,
-        port: 80,
         node_port: (endpoints > 1).then_some(30_632),
         affinity_seconds,
-        endpoints: (8_000..8_000 + endpoints).map(endpoint).collect(),
+        ..ServicePort::new(cluster_ip, 80, (8_000..8_000 + endpoints).map(endpoint).collect())
     }
 }
 

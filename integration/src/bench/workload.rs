@@ -165,14 +165,12 @@ pub(super) fn removed(number: u32) -> [Event; 2] {
 
 fn service(number: u32, name: ObjectName) -> Event {
     let port = Port { name: "http".into(), protocol: Protocol::Tcp, port: SERVICE_PORT, node_port: None };
-    Event::Service(Change::Set(Arc::new(Service {
+    Event::Service(Change::Set(Arc::new(Service::new(
         name,
-        service_type: ServiceType::ClusterIp,
-        has_other_proxy: false,
-        cluster_ips: vec![Size::service_ip(number).into()],
-        affinity_seconds: None,
-        ports: vec![port],
-    })))
+        ServiceType::ClusterIp,
+        vec![Size::service_ip(number).into()],
+        vec![port],
+    ))))
 }
 
 fn slice(number: u32, endpoints: impl IntoIterator<Item = Ipv4Addr>) -> Event {
@@ -183,6 +181,7 @@ fn slice(number: u32, endpoints: impl IntoIterator<Item = Ipv4Addr>) -> Event {
         ready: true,
         serving: true,
         terminating: false,
+        hints: None,
     });
     Event::EndpointSlice(Change::Set(Arc::new(EndpointSlice {
         name: slice_name(number),

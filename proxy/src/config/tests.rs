@@ -43,6 +43,44 @@ fn flags_are_written_as_for_kube_proxy() {
 }
 
 #[test]
+fn addresses_of_node_ports_are_written_as_for_kube_proxy() {
+    let addresses = |flag: &str| parse(flag).map(|config| config.nodeport_addresses);
+
+    assert_eq!(addresses(""), Ok(NodePortAddresses::All));
+    assert_eq!(addresses("--nodeport-addresses=primary"), Ok(NodePortAddresses::Primary));
+    let cidrs = ["192.168.14.0/24", "fd00:14::/64"].map(|cidr| cidr.parse().unwrap());
+    assert_eq!(
+        addresses("--nodeport-addresses=192.168.14.50/24,fd00:14::/64"),
+        Ok(NodePortAddresses::Cidrs(cidrs.into()))
+    );
+    assert!(addresses("--nodeport-addresses=eth0").unwrap_err().contains("must be all, primary, or CIDRs"));
+}
+
+#[test]
+fn a_way_to_detect_local_pods_needs_what_it_goes_by() {
+    let mode = |flags: &str| parse(flags).map(|config| config.detect_local_mode);
+
+    assert_eq!(mode(""), Ok(DetectLocalMode::ClusterCidr));
+    assert!(mode("--detect-local-mode=BridgeInterface").unwrap_err().contains("--pod-bridge-interface"));
+    assert_eq!(
+        mode("--detect-local-mode=InterfaceNamePrefix --pod-interface-name-prefix=fw"),
+        Ok(DetectLocalMode::InterfaceNamePrefix)
+    );
+    assert!(mode("--detect-local-mode=Magic").unwrap_err().contains("must be ClusterCIDR"));
+}
+
+#[test]
+fn external_ips_can_be_kept_within_networks() {
+    let external = |flag: &str| parse(flag).map(|config| config.external_ips);
+
+    assert_eq!(external(""), Ok(ExternalIps::All));
+    assert_eq!(external("--external-ips=none"), Ok(ExternalIps::Within(Vec::new())));
+    let network = "203.0.113.0/24".parse().unwrap();
+    assert_eq!(external("--external-ips=203.0.113.7/24"), Ok(ExternalIps::Within(vec![network])));
+    assert!(external("--external-ips=some").unwrap_err().contains("must be all, none, or CIDRs"));
+}
+
+#[test]
 fn the_node_s_name_is_trimmed_and_lower_cased() {
     assert_eq!(parse("").unwrap().node_name("W1\n"), "w1");
     assert_eq!(parse("--hostname-override Node-7").unwrap().node_name("w1"), "node-7");

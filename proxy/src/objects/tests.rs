@@ -216,6 +216,64 @@ fn a_node_gives_its_pod_cidrs_and_internal_addresses() {
 }
 
 #[test]
+fn a_load_balancer_s_addresses_are_served_unless_it_must_see_the_packets_first() {
+    let service = |service_type: &str, ingress: Value| {
+        let value = json!({
+            "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"type": service_type, "clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        });
+        match Object::parse(value).unwrap() {
+            Some(Object::Service(service)) => service.load_balancer_ips.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let ingress = || {
+        json!([
+            {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "VIP"}, {"ip": "192.0.2.3", "ipMode": "Proxy"},
+            {"hostname": "lb.example.org"}, {"ip": "", "hostname": "lb.example.org"}, {"ip": "2001:db8::1"}, {"ip": "192.0.2.1"},
+        ])
+    };
+    let served: Vec<IpAddr> = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+
+    assert_eq!(service("LoadBalancer", ingress()), served);
+    assert_eq!(service("ClusterIP", ingress()), [] as [IpAddr; 0], "left over from an earlier type");
+}
+
+#[test]
+fn external_addresses_ranges_and_policies_are_read() {
+    let read = service(json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": [{"port": 80}],
+        "externalIPs": ["192.0.2.010", "2001:db8::1", "192.0.2.10"], "loadBalancerSourceRanges": [" 10.1.2.3/16 "],
+        "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30100,
+    }));
+    let read = read.unwrap();
+
+    assert_eq!(read.external_ips, ["192.0.2.10", "2001:db8::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(read.source_ranges, ["10.1.0.0/16".parse().unwrap()]);
+    assert_eq!((read.internal_policy, read.external_policy), (TrafficPolicy::Local, TrafficPolicy::Local));
+    assert_eq!(read.health_check_node_port, Some(30100));
+    check_wrong(
+        service(json!({"clusterIP": "10.96.0.1", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.1.2.3"]})),
+        "Service default/web: spec.loadBalancerSourceRanges[1]: \"10.1.2.3\" is not a CIDR",
+    );
+}
+
+#[test]
+fn a_health_check_port_needs_a_load_balancer_with_policy_local() {
+    let port = |service_type: &str, policy: &str| {
+        let spec = json!({
+            "type": service_type, "clusterIP": "10.96.0.1", "externalTrafficPolicy": policy, "healthCheckNodePort": 30100,
+        });
+        service(spec).unwrap().health_check_node_port
+    };
+
+    assert_eq!(port("LoadBalancer", "Local"), Some(30100));
+    assert_eq!(port("LoadBalancer", "Cluster"), None);
+    assert_eq!(port("NodePort", "Local"), None);
+}
+
+#[test]
 fn kinds_that_only_share_the_name_are_not_ours() {
     let knative =
         json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "web"}});

@@ -5,6 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -61,6 +62,17 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, Wrong> {
     })
 }
 
+/// Reads a network as the API does: white space around it is ignored, and bits of a host are cut off.
+fn cidr(text: &str) -> Result<IpNetwork, String> {
+    let text = text.trim();
+    match (text.parse::<IpNetwork>(), text.contains('/')) {
+        (Ok(given), true) => {
+            IpNetwork::new(given.network(), given.prefix()).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("{text:?} is not a CIDR")),
+    }
+}
+
 fn wrong<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, Wrong> {
     Err((field.into(), reason.into()))
 }
@@ -81,6 +93,8 @@ struct Labels {
     headless: Option<String>,
     #[serde(rename = "service.kubernetes.io/service-proxy-name")]
     other_proxy: Option<String>,
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    zone: Option<String>,
 }
 
 impl Metadata {

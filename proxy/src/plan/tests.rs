@@ -24,15 +24,9 @@ fn name(name: &str) -> ServicePortName {
 fn port(cluster_ip: &str, endpoints: &[i16]) -> ServicePort {
     let endpoint = |n: &i16| {
         let address = IpAddr::from([10, 244, 1, u8::try_from(n.unsigned_abs()).unwrap()]);
-        Endpoint { address: SocketAddr::new(address, 8080), is_local: *n < 0 }
+        Endpoint::new(SocketAddr::new(address, 8080), *n < 0)
     };
-    ServicePort {
-        cluster_ip: cluster_ip.parse().unwrap(),
-        port: 80,
-        node_port: None,
-        affinity_seconds: None,
-        endpoints: endpoints.iter().map(endpoint).collect(),
-    }
+    ServicePort::new(cluster_ip.parse().unwrap(), 80, endpoints.iter().map(endpoint).collect())
 }
 
 /// The first packet of a connection from `source` to `destination`, forwarded by this node.

@@ -6,8 +6,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    objects::{Kind, ServiceType, SliceEndpoint, SlicePort},
-    service_port::Protocol,
+    objects::{Hints, Kind, ServiceType, SliceEndpoint, SlicePort},
+    service_port::{Protocol, TrafficPolicy},
 };
 
 type Planned = BTreeMap<(ServicePortName, Family), ServicePort>;
@@ -49,20 +49,64 @@ fn service() -> impl Strategy<Value = Event> {
     });
     let cluster_ips = select(vec![vec![], vec!["10.96.0.1"], vec!["fd00::1"], vec!["10.96.0.1", "fd00::1"]]);
     let cluster_ips = cluster_ips.prop_map(|ips| ips.iter().map(|ip| ip.parse().unwrap()).collect());
-    (object_name(SERVICES), select(types.to_vec()), any::<bool>(), cluster_ips, ports).prop_map(
-        |(name, service_type, has_other_proxy, cluster_ips, ports)| {
-            let affinity_seconds = None;
-            let service =
-                Service { name, service_type, has_other_proxy, cluster_ips, affinity_seconds, ports };
-            Event::Service(Change::Set(Arc::new(service)))
-        },
-    )
+    let outside = (
+        select(vec![vec![], vec!["192.0.2.1", "2001:db8::1"]]),
+        select(vec![vec![], vec!["10.2.0.0/16"], vec!["10.2.0.0/16", "10.2.3.0/24", "10.3.0.0/16"]]),
+        policy(),
+    );
+    let has_other_proxy = prop::bool::weighted(0.2);
+    (object_name(SERVICES), select(types.to_vec()), has_other_proxy, cluster_ips, ports, policy(), outside)
+        .prop_map(
+            |(
+                name,
+                service_type,
+                has_other_proxy,
+                cluster_ips,
+                ports,
+                internal_policy,
+                (ips, ranges, external_policy),
+            )| {
+                let service = Service {
+                    has_other_proxy,
+                    load_balancer_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+                    source_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+                    internal_policy,
+                    external_policy,
+                    ..Service::new(name, service_type, cluster_ips, ports)
+                };
+                Event::Service(Change::Set(Arc::new(service)))
+            },
+        )
+}
+
+fn hints() -> impl Strategy<Value = Option<Box<Hints>>> {
+    let named = |known: &'static [&'static str]| vec(names(known).prop_map(Into::into), 0..3);
+    let hints = (named(&["m", "w1"]), named(&["east", "west"]));
+    option::of(hints.prop_map(|(nodes, zones)| Box::new(Hints { nodes, zones })))
+}
+
+fn policy() -> impl Strategy<Value = TrafficPolicy> {
+    select(&[TrafficPolicy::Cluster, TrafficPolicy::Local][..])
+}
+
+/// The node that the state looks from, and another.
+fn node() -> impl Strategy<Value = Event> {
+    let internal_ips = select(vec![vec![], vec!["10.2.0.1"], vec!["10.3.0.1", "fd00:2::1"]]);
+    (names(&["m", "w1"]), option::of(names(&["east", "west"])), internal_ips).prop_map(|(name, zone, ips)| {
+        let node = Node {
+            name: ObjectName { namespace: "".into(), name: name.into() },
+            pod_cidrs: Vec::new(),
+            internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            zone: zone.map(Into::into),
+        };
+        Event::Node(Change::Set(Arc::new(node)))
+    })
 }
 
 fn slice() -> impl Strategy<Value = Event> {
     let ports = (names(PORTS), protocol(), 8080_u16..8082);
     let ports = ports.prop_map(|(name, protocol, port)| SlicePort { name: name.into(), protocol, port });
-    let endpoint = (0_u8..4, option::of(names(&["m", "w1"])), any::<[bool; 3]>());
+    let endpoint = (0_u8..4, option::of(names(&["m", "w1"])), any::<[bool; 3]>(), hints());
     let family = option::of(select(vec![Family::Ip, Family::Ip6]));
     (
         object_name(SLICES),
@@ -73,13 +117,14 @@ fn slice() -> impl Strategy<Value = Event> {
         vec(endpoint, 0..4),
     )
         .prop_map(|(name, service, is_headless, family, ports, endpoints)| {
-            let endpoints = endpoints.into_iter().map(|(number, node, [ready, serving, terminating])| {
-                let address: IpAddr = match family {
-                    Some(Family::Ip6) => [0xfd00, 1, 0, 0, 0, 0, 0, number.into()].into(),
-                    _ => [10, 1, 0, number].into(),
-                };
-                SliceEndpoint { address, node: node.map(Into::into), ready, serving, terminating }
-            });
+            let endpoints =
+                endpoints.into_iter().map(|(number, node, [ready, serving, terminating], hints)| {
+                    let address: IpAddr = match family {
+                        Some(Family::Ip6) => [0xfd00, 1, 0, 0, 0, 0, 0, number.into()].into(),
+                        _ => [10, 1, 0, number].into(),
+                    };
+                    SliceEndpoint { address, node: node.map(Into::into), ready, serving, terminating, hints }
+                });
             let endpoints = endpoints.collect();
             let slice = EndpointSlice {
                 name,
@@ -97,6 +142,10 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => service(),
         6 => slice(),
+        1 => node(),
+        1 => names(&["m", "w1"]).prop_map(|name| {
+            Event::gone(Kind::Node, ObjectName { namespace: "".into(), name: name.into() })
+        }),
         1 => object_name(SERVICES).prop_map(|name| Event::gone(Kind::Service, name)),
         2 => object_name(SLICES).prop_map(|name| Event::gone(Kind::EndpointSlice, name)),
     ]
@@ -109,7 +158,9 @@ fn subject(event: &Event) -> (Kind, ObjectName) {
         Event::Service(Change::Gone(name)) => (Kind::Service, name.clone()),
         Event::EndpointSlice(Change::Set(slice)) => (Kind::EndpointSlice, slice.name.clone()),
         Event::EndpointSlice(Change::Gone(name)) => (Kind::EndpointSlice, name.clone()),
-        other => panic!("{other:?}"),
+        Event::Node(Change::Set(node)) => (Kind::Node, node.name.clone()),
+        Event::Node(Change::Gone(name)) => (Kind::Node, name.clone()),
+        Event::Listed => panic!("is about nothing"),
     }
 }
 

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::objects::{Kind, Object};
+use crate::{
+    objects::{Kind, Object},
+    service_port::Endpoint,
+};
 
 /// A service of one port `http`, changed by `spec`.
 fn service(name: &str, spec: Value) -> Event {
@@ -329,4 +332,155 @@ fn a_node_touches_no_service() {
     assert_eq!(first, Touched::nodes());
     assert_eq!(again, Touched::default());
     assert_eq!(state.nodes().count(), 1);
+}
+
+/// An endpoint that is ready, on a node, meant for others as its hints say.
+fn hinted(address: &str, node: &str, hints: Value) -> Value {
+    json!({"addresses": [address], "nodeName": node, "hints": hints})
+}
+
+fn for_zones(zones: &[&str]) -> Value {
+    json!({"forZones": zones.iter().map(|zone| json!({"name": zone})).collect::<Vec<_>>()})
+}
+
+fn for_nodes(nodes: &[&str]) -> Value {
+    json!({"forNodes": nodes.iter().map(|node| json!({"name": node})).collect::<Vec<_>>()})
+}
+
+fn own_node(zone: Option<&str>, ip: &str) -> Event {
+    let labels = zone.map(|zone| json!({"topology.kubernetes.io/zone": zone}));
+    parse(json!({
+        "kind": "Node", "metadata": {"name": "m", "labels": labels},
+        "status": {"addresses": [{"type": "InternalIP", "address": ip}]},
+    }))
+}
+
+/// The only service port after `events`, as seen from node `m`.
+fn resolved(events: impl IntoIterator<Item = Event>) -> ServicePort {
+    let mut state = State::new("m");
+    for event in events {
+        state.apply(event);
+    }
+    let ports: Vec<_> = state.service_ports().collect();
+    let [(_, _, port)] = ports.as_slice() else { panic!("{ports:?}") };
+    port.clone()
+}
+
+fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+    endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
+}
+
+#[test]
+fn hints_count_only_if_every_ready_endpoint_has_one_and_one_is_meant_for_here() {
+    let chosen = |zone, endpoints: &[Value]| {
+        let endpoints = slice("a", json!({"endpoints": endpoints}));
+        addresses(&resolved([own_node(zone, "10.2.0.1"), service("web", json!({})), endpoints]).endpoints)
+    };
+    let east = || hinted("10.1.0.1", "w1", for_zones(&["east", "south"]));
+    let west = || hinted("10.1.0.2", "w1", for_zones(&["west"]));
+    let here = || hinted("10.1.0.3", "w1", for_nodes(&["m"]));
+    let there = || hinted("10.1.0.4", "w1", for_nodes(&["w1"]));
+    let anybody = || json!({"addresses": ["10.1.0.5"]});
+    let ending = || {
+        let conditions = json!({"ready": false, "serving": true, "terminating": true});
+        json!({"addresses": ["10.1.0.6"], "conditions": conditions})
+    };
+
+    assert_eq!(chosen(Some("east"), &[east(), west()]), ["10.1.0.1"]);
+    assert_eq!(chosen(Some("west"), &[east(), west()]), ["10.1.0.2"]);
+    assert_eq!(chosen(Some("east"), &[east(), west(), ending()]), ["10.1.0.1"]);
+    assert_eq!(chosen(Some("north"), &[east(), west()]).len(), 2);
+    assert_eq!(chosen(None, &[east(), west()]).len(), 2);
+    assert_eq!(chosen(Some("east"), &[east(), west(), anybody()]).len(), 3);
+    assert_eq!(chosen(None, &[here(), there()]), ["10.1.0.3"]);
+    assert_eq!(chosen(None, &[there()]), ["10.1.0.4"]);
+    assert_eq!(chosen(None, &[here(), there(), anybody()]).len(), 3);
+}
+
+#[test]
+fn hints_for_nodes_come_before_hints_for_zones() {
+    let both = |address, node, zone| {
+        let mut hints = for_nodes(&[node]);
+        hints.as_object_mut().unwrap().extend(for_zones(&[zone]).as_object().unwrap().clone());
+        hinted(address, "w1", hints)
+    };
+    let endpoints = json!({"endpoints": [both("10.1.0.1", "m", "west"), both("10.1.0.2", "w1", "east")]});
+
+    let port =
+        resolved([own_node(Some("east"), "10.2.0.1"), service("web", json!({})), slice("a", endpoints)]);
+
+    assert_eq!(addresses(&port.endpoints), ["10.1.0.1"]);
+}
+
+#[test]
+fn a_new_zone_or_address_of_this_node_touches_every_service() {
+    let web = || service("web", json!({}));
+
+    for changed in [own_node(Some("west"), "10.2.0.1"), own_node(Some("east"), "10.2.0.2")] {
+        let mut state = State::new("m");
+        state.apply(web());
+        state.apply(own_node(Some("east"), "10.2.0.1"));
+        assert_eq!(state.apply(changed).take_service_ports().len(), 1);
+        assert_eq!(state.apply(parse(json!({"kind": "Node", "metadata": {"name": "w1"}}))), Touched::nodes());
+    }
+}
+
+#[test]
+fn local_endpoints_fall_back_on_those_that_end_by_themselves() {
+    let endpoint = |address, node, ready: bool| {
+        let conditions = json!({"ready": ready, "serving": true, "terminating": !ready});
+        json!({"addresses": [address], "nodeName": node, "conditions": conditions})
+    };
+    let spec = json!({"internalTrafficPolicy": "Local"});
+    let of =
+        |endpoints| resolved([service("web", spec.clone()), slice("a", json!({"endpoints": endpoints}))]);
+
+    let port = of([endpoint("10.1.0.1", "m", false), endpoint("10.1.0.2", "w1", true)]);
+    assert_eq!(addresses(&port.endpoints), ["10.1.0.2"]);
+    assert_eq!(addresses(&port.local_endpoints), ["10.1.0.1"]);
+    assert_eq!(port.serving.len(), 2);
+    assert!(port.has_endpoints);
+
+    let port = of([endpoint("10.1.0.1", "w1", false), endpoint("10.1.0.2", "w1", false)]);
+    assert!(port.local_endpoints.is_empty() && port.has_endpoints);
+}
+
+#[test]
+fn a_policy_for_external_traffic_needs_an_external_address() {
+    let local = |spec: Value| {
+        let mut full = json!({"externalTrafficPolicy": "Local"});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let port = resolved([service("web", full)]);
+        (port.uses_all_endpoints(), port.uses_local_endpoints())
+    };
+    let node_port = json!({"type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30000}]});
+
+    assert_eq!(local(json!({})), (true, false));
+    assert_eq!(local(json!({"externalIPs": ["192.0.2.1"]})), (true, true));
+    assert_eq!(local(node_port), (true, true));
+    assert_eq!(local(json!({"internalTrafficPolicy": "Local"})), (false, true));
+}
+
+#[test]
+fn source_ranges_are_of_one_family_and_let_the_node_in_by_the_address_itself() {
+    let ranges = |ranges: &[&str]| {
+        let service = parse(json!({
+            "kind": "Service", "metadata": {"name": "web"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": [{"port": 80}],
+                "loadBalancerSourceRanges": ranges,
+            },
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
+        }));
+        let port = resolved([own_node(None, "10.2.0.1"), service]);
+        port.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+
+    assert_eq!(ranges(&[]), [""; 0]);
+    assert_eq!(ranges(&["203.0.113.0/24"]), ["203.0.113.0/24"]);
+    assert_eq!(ranges(&["203.0.113.0/24", "2001:db8::/32"]), ["203.0.113.0/24"]);
+    assert_eq!(ranges(&["2001:db8::/32"]), [""; 0], "none of this family: everyone");
+    assert_eq!(ranges(&["203.0.113.0/24", "0.0.0.0/0"]), [""; 0], "everyone");
+    assert_eq!(ranges(&["203.0.113.7/32", "203.0.113.0/24"]), ["203.0.113.0/24"], "none within another");
+    assert_eq!(ranges(&[" 10.2.0.0/16 "]), ["10.2.0.0/16", "192.0.2.1/32"], "this node's own");
 }

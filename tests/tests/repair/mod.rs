@@ -104,16 +104,9 @@ fn service_port(n: u32, endpoints: u32) -> (ServicePortName, ServicePort) {
     let (namespace, name, port) = ("default".into(), format!("web-{n}"), String::new());
     let name = ServicePortName { namespace, name: name.into(), port: port.into(), protocol: Protocol::Tcp };
     let address = |net: u32, n: u32| Ipv4Addr::from_bits(net + n);
-    let endpoint =
-        |e| Endpoint { address: (address(0x0af4_0000, n * endpoints + e), 8080).into(), is_local: false };
-    let port = ServicePort {
-        cluster_ip: address(0x0a60_0000, n).into(),
-        port: 80,
-        node_port: None,
-        affinity_seconds: None,
-        endpoints: (0..endpoints).map(endpoint).collect(),
-    };
-    (name, port)
+    let endpoint = |e| Endpoint::new((address(0x0af4_0000, n * endpoints + e), 8080).into(), false);
+    let endpoints = (0..endpoints).map(endpoint).collect();
+    (name, ServicePort::new(address(0x0a60_0000, n).into(), 80, endpoints))
 }
 
 fn notices(monitor: &mut Monitor) -> Vec<Notice> {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Metadata, WireProtocol, Wrong, namespaced, protocol, sloppy_ip, wrong};
 use crate::{
-    objects::{EndpointSlice, SliceEndpoint, SlicePort},
+    objects::{EndpointSlice, Hints, SliceEndpoint, SlicePort},
     service_port::Family,
 };
 
@@ -31,6 +31,19 @@ struct WireEndpoint {
     addresses: Option<Vec<String>>,
     conditions: Option<Conditions>,
     node_name: Option<String>,
+    hints: Option<WireHints>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireHints {
+    for_nodes: Option<Vec<Named>>,
+    for_zones: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -95,7 +108,15 @@ fn endpoints(wire: Vec<WireEndpoint>, family: Family) -> Result<Vec<SliceEndpoin
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
+            hints: wire.hints.and_then(hints),
         });
     }
     Ok(endpoints)
+}
+
+fn hints(wire: WireHints) -> Option<Box<Hints>> {
+    let names =
+        |named: Option<Vec<Named>>| named.into_iter().flatten().map(|named| named.name.into()).collect();
+    let hints = Hints { nodes: names(wire.for_nodes), zones: names(wire.for_zones) };
+    (hints != Hints::default()).then(|| Box::new(hints))
 }

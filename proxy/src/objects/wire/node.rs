@@ -1,9 +1,8 @@
 //! Nodes.
 
-use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::{Metadata, Wrong, sloppy_ip, wrong};
+use super::{Metadata, Wrong, sloppy_ip};
 use crate::objects::Node;
 
 #[derive(Deserialize)]
@@ -43,14 +42,7 @@ pub(super) fn node(wire: Wire) -> Result<Node, Wrong> {
     for (index, cidr) in cidrs.into_iter().enumerate() {
         let place =
             if field == "podCIDRs" { format!("spec.podCIDRs[{index}]") } else { "spec.podCIDR".into() };
-        match cidr.parse::<IpNetwork>() {
-            // Host bits are cut off, as Go's net.ParseCIDR does.
-            Ok(given) if cidr.contains('/') => {
-                let network = IpNetwork::new(given.network(), given.prefix());
-                pod_cidrs.push(network.map_err(|error| (place, error.to_string()))?);
-            }
-            _ => return wrong(place, format!("{cidr:?} is not a CIDR")),
-        }
+        pod_cidrs.push(super::cidr(&cidr).map_err(|reason| (place, reason))?);
     }
     let mut internal_ips = Vec::new();
     let addresses = wire.status.unwrap_or_default().addresses.unwrap_or_default();
@@ -62,5 +54,7 @@ pub(super) fn node(wire: Wire) -> Result<Node, Wrong> {
             internal_ips.push(ip);
         }
     }
-    Ok(Node { name: wire.metadata.object_name(|_| String::new())?, pod_cidrs, internal_ips })
+    let zone = wire.metadata.labels.as_ref().and_then(|labels| labels.zone.as_deref());
+    let zone = zone.filter(|zone| !zone.is_empty()).map(Into::into);
+    Ok(Node { name: wire.metadata.object_name(|_| String::new())?, pod_cidrs, internal_ips, zone })
 }

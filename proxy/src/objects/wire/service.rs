@@ -4,10 +4,10 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Metadata, WireProtocol, Wrong, namespaced, protocol, sloppy_ip, wrong};
+use super::{Metadata, WireProtocol, Wrong, cidr, namespaced, protocol, sloppy_ip, wrong};
 use crate::{
     objects::{Port, Service, ServiceType},
-    service_port::Family,
+    service_port::{Balancing, Family, TrafficPolicy},
 };
 
 /// Three hours, the API's default.
@@ -21,6 +21,7 @@ const AFFINITY_RANGE: RangeInclusive<u32> = 1..=86_400;
 pub(super) struct Wire {
     metadata: Metadata,
     spec: Spec,
+    status: Option<Status>,
 }
 
 #[derive(Deserialize)]
@@ -33,8 +34,42 @@ struct Spec {
     #[serde(rename = "clusterIPs")]
     cluster_ips: Option<Vec<ClusterIp>>,
     ports: Option<Vec<WirePort>>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Option<Vec<String>>,
+    load_balancer_source_ranges: Option<Vec<String>>,
+    internal_traffic_policy: Option<TrafficPolicy>,
+    external_traffic_policy: Option<TrafficPolicy>,
+    health_check_node_port: Option<u16>,
     session_affinity: Option<Affinity>,
     session_affinity_config: Option<AffinityConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    load_balancer: Option<LoadBalancer>,
+}
+
+#[derive(Deserialize)]
+struct LoadBalancer {
+    ingress: Option<Vec<Ingress>>,
+}
+
+/// One address of the load balancer. A host name without an address is nothing to serve.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ingress {
+    ip: Option<String>,
+    ip_mode: Option<IpMode>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+enum IpMode {
+    /// Packets keep the address on their way to the node, which serves it.
+    #[serde(rename = "VIP")]
+    Vip,
+    /// The load balancer must see them first, even those that come from here.
+    Proxy,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -66,16 +101,50 @@ struct WirePort {
 }
 
 pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
-    let Wire { metadata, spec } = wire;
+    let Wire { metadata, spec, status } = wire;
     let service_type = spec.service_type.unwrap_or(ServiceType::ClusterIp);
+    let external_policy = spec.external_traffic_policy.unwrap_or_default();
+    let is_load_balancer = service_type == ServiceType::LoadBalancer;
+    let has_health_check = is_load_balancer && external_policy == TrafficPolicy::Local;
+    let source_ranges = spec.load_balancer_source_ranges.unwrap_or_default();
     Ok(Service {
         service_type,
         has_other_proxy: metadata.labels.as_ref().is_some_and(|labels| labels.other_proxy.is_some()),
         cluster_ips: cluster_ips(spec.cluster_ip, spec.cluster_ips, service_type)?,
+        external_ips: each("spec.externalIPs", spec.external_ips.unwrap_or_default(), sloppy_ip)?,
+        load_balancer_ips: load_balancer_ips(status.filter(|_| is_load_balancer))?,
+        source_ranges: each("spec.loadBalancerSourceRanges", source_ranges, cidr)?,
+        internal_policy: spec.internal_traffic_policy.unwrap_or_default(),
+        external_policy,
+        health_check_node_port: spec.health_check_node_port.filter(|&port| port != 0 && has_health_check),
         affinity_seconds: affinity_seconds(spec.session_affinity, spec.session_affinity_config)?,
+        balancing: Balancing::default(),
         ports: ports(spec.ports.unwrap_or_default(), service_type)?,
         name: metadata.object_name(namespaced)?,
     })
+}
+
+/// Reads every entry of a list, each value once.
+fn each<T: PartialEq>(
+    field: &str,
+    wire: Vec<String>,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Wrong> {
+    let mut values = Vec::with_capacity(wire.len());
+    for (index, text) in wire.into_iter().enumerate() {
+        let value = read(&text).map_err(|reason| (format!("{field}[{index}]"), reason))?;
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    Ok(values)
+}
+
+fn load_balancer_ips(status: Option<Status>) -> Result<Vec<IpAddr>, Wrong> {
+    let ingress = status.and_then(|status| status.load_balancer?.ingress).unwrap_or_default();
+    let served = ingress.into_iter().filter(|ingress| ingress.ip_mode != Some(IpMode::Proxy));
+    let ips = served.filter_map(|ingress| ingress.ip.filter(|ip| !ip.is_empty()));
+    each("status.loadBalancer.ingress", ips.collect(), sloppy_ip)
 }
 
 fn cluster_ips(
