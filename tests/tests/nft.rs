@@ -15,8 +15,8 @@ use std::{
 use dataplane::{
     netns::Netns,
     nft::{
-        Affinity, Chain, Change, Data, DataType, Element, Fake, Held, Hook, Key, KeyType, Map, Match, Rule,
-        SetType, Socket, Source, Statement, Table, Transaction, Verdict, diff,
+        Affinity, Chain, Change, Data, DataType, Element, Fake, Held, Hook, Key, KeyType, LinkName, Map,
+        MapName, Match, Rule, SetType, Socket, Source, State, Statement, Table, Transaction, Verdict, diff,
     },
     packet::{Family, Protocol},
 };
@@ -63,6 +63,18 @@ impl Both {
         errno
     }
 
+    /// What `nft` prints, where the version is installed whose words ours are.
+    fn text(&self) -> Option<String> {
+        let version = std::process::Command::new("nft").arg("--version").output();
+        if !version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains("v1.0.6")) {
+            println!("nft 1.0.6 is not installed: not compared with its listing");
+            return None;
+        }
+        let list = || std::process::Command::new("nft").args(["--stateless", "list", "ruleset"]).output();
+        let output = self.netns.run(list).unwrap().unwrap();
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
     /// What `nft`, an independent reader, finds in the kernel, where it is installed: its objects as JSON.
     fn listing(&self) -> Option<Vec<serde_json::Value>> {
         if std::process::Command::new("nft").arg("--version").output().is_err() {
@@ -93,8 +105,9 @@ fn assert_lists(listing: &[serde_json::Value], table: &Table) {
     assert_eq!(chains.len(), table.chains.len());
     for (name, chain) in &table.chains {
         let hook = chain.hook.map(|hook| match hook {
-            Hook::Prerouting => NfHook::Prerouting,
-            Hook::Output => NfHook::Output,
+            Hook::Prerouting | Hook::RawPrerouting => NfHook::Prerouting,
+            Hook::Output | Hook::FilterOutput => NfHook::Output,
+            Hook::FilterForward => NfHook::Forward,
             Hook::Postrouting => NfHook::Postrouting,
         });
         assert_eq!(chains[name], hook, "chain {name}");
@@ -109,6 +122,17 @@ fn assert_lists(listing: &[serde_json::Value], table: &Table) {
     }
 }
 
+/// The lines of all chains in a listing.
+fn chains(listing: &str) -> impl Iterator<Item = &str> {
+    let mut is_chain = false;
+    listing.lines().filter(move |line| {
+        if !line.starts_with("\t\t") {
+            is_chain = line.starts_with("\tchain");
+        }
+        is_chain
+    })
+}
+
 const CLASSES: SetType =
     SetType { key: KeyType::Number, data: DataType::Verdict, counter: false, dynamic: None };
 const SLOTS: SetType =
@@ -118,6 +142,11 @@ const SERVICES: SetType =
 const PORTS: SetType = SetType { key: KeyType::Port, data: DataType::Number, counter: false, dynamic: None };
 const PAIRS: SetType =
     SetType { key: KeyType::Addresses, data: DataType::None, counter: false, dynamic: None };
+const NUMBERS: SetType =
+    SetType { key: KeyType::Number, data: DataType::Number, counter: false, dynamic: None };
+const HOSTS: SetType = SetType { key: KeyType::Address, data: DataType::None, counter: false, dynamic: None };
+const RANGES: SetType =
+    SetType { key: KeyType::Service, data: DataType::Verdict, counter: false, dynamic: None };
 const CLIENTS: SetType =
     SetType { key: KeyType::Client, data: DataType::Number, counter: false, dynamic: Some(1024) };
 
@@ -129,6 +158,27 @@ fn goto(chain: &'static str) -> Statement {
     Statement::Verdict(Verdict::Goto(chain.into()))
 }
 
+/// Maps of every key and data type.
+fn maps(vip: IpAddr, pod: IpAddr) -> BTreeMap<MapName, Map> {
+    let mut maps = BTreeMap::new();
+    let mut map = |name: &'static str, kind, elements: Vec<(Key, Element)>| {
+        maps.insert(name.into(), Map { kind, elements: elements.into_iter().collect() });
+    };
+    let named = Element { data: Data::Number(0x8000_0009), comment: Some("default/web:http".into()) };
+    map("services", SERVICES, vec![(Key::Service(vip, Protocol::Tcp, 80), named)]);
+    map("ports", PORTS, vec![(Key::Port(Protocol::Sctp, 30_000), Data::Number(7).into())]);
+    map("slots", SLOTS, vec![(Key::Number(7), Data::Endpoint((pod, 8080).into()).into())]);
+    map("numbers", NUMBERS, vec![(Key::Number(0xa000_0001), Data::Number(8).into())]);
+    map("pairs", PAIRS, vec![(Key::Addresses(pod, pod), Data::None.into())]);
+    map("hosts", HOSTS, vec![(Key::Address(vip), Data::None.into())]);
+    map("clients", CLIENTS, vec![]);
+    let ranges = Data::Verdict(Verdict::Jump("ranges-1".into()));
+    map("ranges", RANGES, vec![(Key::Service(vip, Protocol::Udp, 53), ranges.into())]);
+    let rr = Data::Verdict(Verdict::Goto("rr-1".into()));
+    map("classes", CLASSES, vec![(Key::Number(0x8000_0008), rr.into())]);
+    maps
+}
+
 /// A table in which every statement, match, source, key and data type occurs.
 fn everything(family: Family) -> Table {
     let (vip, pod, network) = match family {
@@ -138,21 +188,12 @@ fn everything(family: Family) -> Table {
     let (vip, pod) = (vip.parse().unwrap(), pod.parse().unwrap());
     let network: ipnetwork::IpNetwork = network.parse().unwrap();
     let mut table = Table::new(family);
-    let mut map = |name: &'static str, kind, elements: Vec<(Key, Element)>| {
-        table.maps.insert(name.into(), Map { kind, elements: elements.into_iter().collect() });
-    };
-    let named = Element { data: Data::Number(0x8000_0009), comment: Some("default/web:http".into()) };
-    map("services", SERVICES, vec![(Key::Service(vip, Protocol::Tcp, 80), named)]);
-    map("ports", PORTS, vec![(Key::Port(Protocol::Sctp, 30_000), Data::Number(7).into())]);
-    map("slots", SLOTS, vec![(Key::Number(7), Data::Endpoint((pod, 8080).into()).into())]);
-    map("pairs", PAIRS, vec![(Key::Addresses(pod, pod), Data::None.into())]);
-    map("clients", CLIENTS, vec![]);
-    let rr = Data::Verdict(Verdict::Goto("rr-1".into()));
-    map("classes", CLASSES, vec![(Key::Number(0x8000_0008), rr.into())]);
+    table.maps = maps(vip, pod);
 
     let mut chain = |name: &'static str, hook, rules: Vec<Rule>| {
         table.chains.insert(name.into(), Chain { hook, rules });
     };
+    filters(&mut chain, network);
     let priority = |map: &'static str, mask| Source::ByPriority { mask, map: map.into() };
     chain(
         "prerouting",
@@ -180,6 +221,8 @@ fn everything(family: Family) -> Table {
         "services",
         None,
         vec![
+            rule([Statement::Match(Match::EchoRequest), Statement::Redirect]),
+            rule([Statement::VerdictMap(Source::ByService("ranges".into()))]),
             rule([Statement::SetPriority(Source::ByService("services".into())), goto("dispatch")]),
             rule([
                 Statement::Match(Match::ToThisHost),
@@ -197,6 +240,12 @@ fn everything(family: Family) -> Table {
         vec![
             rule([Statement::VerdictMap(priority("classes", !7))]),
             rule([
+                Statement::Match(Match::PriorityBits { mask: 0xe000_0000, number: 0xa000_0000 }),
+                Statement::Match(Match::Link(LinkName::Prefix("fw".into()))),
+                Statement::SetPriority(priority("numbers", u32::MAX)),
+                goto("pick"),
+            ]),
+            rule([
                 Statement::SetPriority(Source::ByClient { mask: 0xffff_f000, map: "clients".into() }),
                 goto("pick"),
             ]),
@@ -204,7 +253,7 @@ fn everything(family: Family) -> Table {
         ],
     );
     let rotation = Source::Rotation { modulus: 3, offset: 7 };
-    let affinity = Affinity { map: "clients".into(), mask: 0xffff_f000, seconds: 10_800 };
+    let affinity = Affinity { map: "clients".into(), mask: 0xffff_f000, seconds: 50 };
     chain(
         "rr-1",
         None,
@@ -215,6 +264,10 @@ fn everything(family: Family) -> Table {
             goto("pick"),
         ])],
     );
+    let random = Source::Random { modulus: 3, offset: 7 };
+    chain("random-1", None, vec![rule([Statement::SetPriority(random), goto("pick")])]);
+    let hash = Source::ByHash { modulus: 3, seed: 0xfa1_2a4, offset: 7 };
+    chain("hash-1", None, vec![rule([Statement::SetPriority(hash), goto("pick")])]);
     chain(
         "pick",
         None,
@@ -226,6 +279,54 @@ fn everything(family: Family) -> Table {
         ],
     );
     table
+}
+
+/// The chains of type filter, with one that they jump to.
+fn filters(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>), network: ipnetwork::IpNetwork) {
+    let drop = || Statement::Verdict(Verdict::Drop);
+    let whole = if network.is_ipv4() { 32 } else { 128 };
+    let one = ipnetwork::IpNetwork::new(network.ip(), whole).unwrap();
+    chain(
+        "guard",
+        Some(Hook::RawPrerouting),
+        vec![
+            rule([
+                Statement::Match(Match::NotLink(LinkName::Exact("lo".into()))),
+                Statement::Match(Match::DestinationInside(network)),
+                drop(),
+            ]),
+            rule([
+                Statement::Match(Match::NotLink(LinkName::Prefix("fw".into()))),
+                Statement::Match(Match::Link(LinkName::Exact("fifteen-letters".into()))),
+                Statement::Match(Match::SourceInside(one)),
+                Statement::Counter,
+            ]),
+        ],
+    );
+    let filter = || {
+        vec![
+            rule([Statement::Match(Match::State(State::Invalid)), drop()]),
+            rule([
+                Statement::Match(Match::State(State::New)),
+                Statement::Match(Match::DestinationIn("hosts".into())),
+                Statement::Reject,
+            ]),
+            rule([
+                Statement::Match(Match::FromThisHost),
+                Statement::Verdict(Verdict::Jump("ranges-1".into())),
+            ]),
+        ]
+    };
+    chain("forward", Some(Hook::FilterForward), filter());
+    chain("local", Some(Hook::FilterOutput), filter());
+    chain(
+        "ranges-1",
+        None,
+        vec![
+            rule([Statement::Match(Match::SourceInside(network)), Statement::Verdict(Verdict::Return)]),
+            rule([drop()]),
+        ],
+    );
 }
 
 fairway_lab::sandbox_tests! {
@@ -246,6 +347,22 @@ fairway_lab::sandbox_tests! {
         let Some(listing) = both.listing() else { return };
         for family in Family::ALL {
             assert_lists(&listing, &everything(family));
+        }
+    }
+
+    fn nft_prints_rules_as_we_do() {
+        let mut both = Both::new();
+        for family in Family::ALL {
+            both.run(&diff(None, &everything(family)));
+        }
+
+        let Some(listing) = both.text() else { return };
+        // nft leaves out what a reset implies.
+        let ours = Family::ALL.map(|family| everything(family).to_string()).concat();
+        let ours = ours.replace("meta l4proto tcp reject with tcp reset", "reject with tcp reset");
+        assert_eq!(chains(&listing).count(), chains(&ours).count());
+        for (theirs, ours) in chains(&listing).zip(chains(&ours)) {
+            assert_eq!(theirs, ours);
         }
     }
 

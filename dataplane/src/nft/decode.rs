@@ -15,12 +15,8 @@ pub(super) fn chain(held: &mut Held, attributes: Attributes<'_>) -> Option<()> {
     let name = attributes.name(3)?.to_owned();
     let is_open = attributes.u32(5) == Some(encode::ACCEPT);
     let hook = attributes.inside(4).filter(|_| is_open).and_then(|hook| {
-        match (hook.u32(1)?, hook.u32(2)?.cast_signed()) {
-            (0, -100) => Some(Hook::Prerouting),
-            (3, -100) => Some(Hook::Output),
-            (4, 100) => Some(Hook::Postrouting),
-            _ => None,
-        }
+        let place = (attributes.name(7)?, hook.u32(1)?, hook.u32(2)?.cast_signed());
+        Hook::ALL.into_iter().find(|hook| encode::place(*hook) == place)
     });
     held.chains.insert(name.into(), HeldChain { hook, rules: Vec::new() });
     Some(())
@@ -93,6 +89,7 @@ fn verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     let chain = || attributes.name(2).map(|name| name.to_owned().into());
     match attributes.u32(1)?.cast_signed() {
         0 => Some(Verdict::Drop),
+        -5 => Some(Verdict::Return),
         -3 => chain().map(Verdict::Jump),
         -4 => chain().map(Verdict::Goto),
         _ => None,
@@ -109,6 +106,7 @@ pub(super) fn key(family: Family, kind: KeyType, bytes: &[u8]) -> Option<Key> {
         }
         KeyType::Port => Key::Port(protocol(bytes)?, port(bytes.get(4..)?)?),
         KeyType::Number => Key::Number(u32_ne(bytes)),
+        KeyType::Address => Key::Address(first()?),
         KeyType::Addresses => Key::Addresses(first()?, address(bytes.get(width..)?)?),
         KeyType::Client => Key::Client(first()?, u32_ne(bytes.get(width..)?)),
     })

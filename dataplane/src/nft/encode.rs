@@ -3,20 +3,18 @@
 //! Attribute numbers are those of `include/uapi/linux/netfilter/nf_tables.h`. A value occupies whole 4-byte registers, itself
 //! first and zeros after; numbers that rules compute (priority, mark, numgen) are in the machine's own order.
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::{
     held::Fingerprint,
     message::{Open, Writer},
-    table::{Data, DataType, Element, Hook, Key, KeyType, Rule, SetType, Verdict},
+    table::{Hook, Rule},
     transaction::{Change, Transaction},
 };
-use crate::{
-    owner,
-    packet::{Family, Protocol},
-};
+use crate::{owner, packet::Family};
 
+mod map;
 mod rule;
+
+pub(super) use map::{ANONYMOUS, COMMENT, TIMEOUT, data_type, key_bytes, key_type};
 
 /// `NFNL_SUBSYS_NFTABLES` and the kinds of message in it.
 pub(super) const fn kind(number: u16) -> u16 {
@@ -55,20 +53,7 @@ pub(super) const ACCEPT: u32 = 1;
 /// Table flag: the table is there, and the kernel does not look into it.
 pub(super) const DORMANT: u32 = 1;
 
-/// Set flags.
-pub(super) const ANONYMOUS: u32 = 1;
-const MAP: u32 = 8;
-pub(super) const TIMEOUT: u32 = 0x10;
-const EVALUATED: u32 = 0x20;
-
-/// Data type of verdicts; the other type numbers are nft's own (libnftables, include/datatype.h).
-const VERDICT_TYPE: u32 = 0xffff_ff00;
-const PROTOCOL_TYPE: u32 = 12;
-const PORT_TYPE: u32 = 13;
-const CLASSID_TYPE: u32 = 23;
-
-/// Types of the parts of an element's or rule's userdata; nft skips those that it does not know.
-pub(super) const COMMENT: u8 = 0;
+/// Type of the part of a rule's userdata that is ours; nft skips what it does not know.
 pub(super) const FINGERPRINT: u8 = 0xf7;
 
 /// A batch, ready to send.
@@ -178,13 +163,13 @@ impl Batch {
                     map,
                     elements,
                     |w, (key, element)| {
-                        put_element(w, *kind, key, Some(element));
+                        map::put_element(w, *kind, key, Some(element));
                     },
                 );
             }
             Change::DeleteElements(map, kind, keys) => {
                 return self.elements(place, family, (DELETE_ELEMENTS, 0), map, keys, |w, key| {
-                    put_element(w, *kind, key, None);
+                    map::put_element(w, *kind, key, None);
                 });
             }
             Change::AddTable => {
@@ -221,7 +206,7 @@ impl Batch {
                 let id = self.next_sequence();
                 let open = self.open(place, family, NEW_SET, CREATE);
                 self.writer.put_name(2, name);
-                put_set(&mut self.writer, family, *kind, id);
+                map::put_set(&mut self.writer, family, *kind, id);
                 open
             }
             Change::DeleteMap(name) => {
@@ -263,18 +248,26 @@ impl Batch {
     }
 }
 
+/// The type, hook number and priority of a base chain (`include/uapi/linux/netfilter.h`, `netfilter_ipv4.h`).
+pub(super) fn place(hook: Hook) -> (&'static str, u32, i32) {
+    match hook {
+        Hook::Prerouting => ("nat", 0, -100),
+        Hook::Output => ("nat", 3, -100),
+        Hook::Postrouting => ("nat", 4, 100),
+        Hook::RawPrerouting => ("filter", 0, -300),
+        Hook::FilterForward => ("filter", 2, 0),
+        Hook::FilterOutput => ("filter", 3, 0),
+    }
+}
+
 fn put_hook(w: &mut Writer, hook: Hook) {
-    let (number, priority) = match hook {
-        Hook::Prerouting => (0, -100_i32),
-        Hook::Output => (3, -100),
-        Hook::Postrouting => (4, 100),
-    };
+    let (kind, number, priority) = place(hook);
     let open = w.open(4);
     w.put_u32(1, number);
     w.put(2, &priority.to_be_bytes());
     w.close(open);
     w.put_u32(5, ACCEPT);
-    w.put_name(7, "nat");
+    w.put_name(7, kind);
 }
 
 fn put_rule(w: &mut Writer, family: Family, rule: &Rule) {
@@ -292,183 +285,4 @@ pub(super) fn fingerprint(family: Family, rule: &Rule) -> Fingerprint {
     let mut writer = Writer::default();
     rule::put_expressions(&mut writer, family, rule);
     Fingerprint::of_bytes(writer.bytes())
-}
-
-/// nft's number for the type of a key, and the bytes of one.
-pub(super) fn key_type(family: Family, key: KeyType) -> (u32, u32) {
-    let (address, length) = address_type(family);
-    match key {
-        KeyType::Service => (concatenated(&[address, PROTOCOL_TYPE, PORT_TYPE]), length + 8),
-        KeyType::Port => (concatenated(&[PROTOCOL_TYPE, PORT_TYPE]), 8),
-        KeyType::Number => (CLASSID_TYPE, 4),
-        KeyType::Addresses => (concatenated(&[address, address]), 2 * length),
-        KeyType::Client => (concatenated(&[address, CLASSID_TYPE]), length + 4),
-    }
-}
-
-/// nft's number for the type of data, and the bytes of one; a set has none.
-pub(super) fn data_type(family: Family, data: DataType) -> Option<(u32, u32)> {
-    let (address, length) = address_type(family);
-    match data {
-        DataType::None => None,
-        DataType::Number => Some((CLASSID_TYPE, 4)),
-        DataType::Endpoint => Some((concatenated(&[address, PORT_TYPE]), length + 4)),
-        DataType::Verdict => Some((VERDICT_TYPE, 0)),
-    }
-}
-
-fn address_type(family: Family) -> (u32, u32) {
-    match family {
-        Family::Ip => (7, 4),
-        Family::Ip6 => (8, 16),
-    }
-}
-
-fn put_set(w: &mut Writer, family: Family, kind: SetType, id: u32) {
-    let (key_type, key_length) = key_type(family, kind.key);
-    let data = data_type(family, kind.data);
-    let dynamic = if kind.dynamic.is_some() { TIMEOUT | EVALUATED } else { 0 };
-    w.put_u32(3, dynamic | if data.is_some() { MAP } else { 0 });
-    w.put_u32(4, key_type);
-    w.put_u32(5, key_length);
-    if let Some((data_type, length)) = data {
-        w.put_u32(6, data_type);
-        w.put_u32(7, length);
-    }
-    if let Some(size) = kind.dynamic {
-        let open = w.open(9);
-        w.put_u32(1, size);
-        w.close(open);
-    }
-    w.put_u32(10, id);
-    // How nft shall print numbers: TLVs "key byte order" and "data byte order", both of the host (libnftnl udata.h).
-    let host_order = 1_u32.to_ne_bytes();
-    let mut userdata = Vec::new();
-    if kind.key == KeyType::Number {
-        userdata.extend_from_slice(&[0, 4]);
-        userdata.extend_from_slice(&host_order);
-    }
-    if kind.data == DataType::Number {
-        userdata.extend_from_slice(&[1, 4]);
-        userdata.extend_from_slice(&host_order);
-    }
-    if !userdata.is_empty() {
-        w.put(13, &userdata);
-    }
-    if kind.counter {
-        put_counter(w, 17);
-    }
-}
-
-fn put_counter(w: &mut Writer, number: u16) {
-    let open = w.open(number);
-    w.put_name(1, "counter");
-    w.close(open);
-}
-
-fn concatenated(types: &[u32]) -> u32 {
-    types.iter().fold(0, |all, kind| all << 6 | kind)
-}
-
-/// Writes one element: its key and, when it is added, what it holds.
-pub(super) fn put_element(w: &mut Writer, kind: SetType, key: &Key, element: Option<&Element>) {
-    let open = w.open(1);
-    let nest = w.open(1);
-    w.put(1, &key_bytes(key));
-    w.close(nest);
-    if let Some(element) = element {
-        match &element.data {
-            Data::None => {}
-            Data::Verdict(verdict) => {
-                let nest = w.open(2);
-                put_verdict(w, verdict);
-                w.close(nest);
-            }
-            Data::Number(number) => put_value(w, 2, &number.to_ne_bytes()),
-            Data::Endpoint(endpoint) => put_value(w, 2, &endpoint_bytes(*endpoint)),
-        }
-        if let Some(comment) = &element.comment {
-            put_comment(w, comment);
-        }
-        if kind.counter {
-            put_counter(w, 7);
-        }
-    }
-    w.close(open);
-}
-
-/// `NFTA_DATA_VALUE` inside an attribute.
-fn put_value(w: &mut Writer, number: u16, value: &[u8]) {
-    let nest = w.open(number);
-    w.put(1, value);
-    w.close(nest);
-}
-
-/// `NFTA_DATA_VERDICT`.
-fn put_verdict(w: &mut Writer, verdict: &Verdict) {
-    let (code, chain) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Jump(chain) => (-3_i32, Some(chain)),
-        Verdict::Goto(chain) => (-4, Some(chain)),
-    };
-    let nest = w.open(2);
-    w.put(1, &code.to_be_bytes());
-    if let Some(chain) = chain {
-        w.put_name(2, chain);
-    }
-    w.close(nest);
-}
-
-/// Writes a comment as TLV; [`Element::with_comment`] sees to its length.
-fn put_comment(w: &mut Writer, comment: &str) {
-    let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
-    w.put_parts(6, &[&[COMMENT, length], comment.as_bytes(), &[0]]);
-}
-
-pub(super) fn key_bytes(key: &Key) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    match key {
-        Key::Service(address, protocol, port) => {
-            push_address(&mut bytes, *address);
-            push_protocol(&mut bytes, *protocol);
-            push_port(&mut bytes, *port);
-        }
-        Key::Port(protocol, port) => {
-            push_protocol(&mut bytes, *protocol);
-            push_port(&mut bytes, *port);
-        }
-        Key::Number(number) => bytes.extend_from_slice(&number.to_ne_bytes()),
-        Key::Addresses(source, destination) => {
-            push_address(&mut bytes, *source);
-            push_address(&mut bytes, *destination);
-        }
-        Key::Client(address, number) => {
-            push_address(&mut bytes, *address);
-            bytes.extend_from_slice(&number.to_ne_bytes());
-        }
-    }
-    bytes
-}
-
-fn endpoint_bytes(endpoint: SocketAddr) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(20);
-    push_address(&mut bytes, endpoint.ip());
-    push_port(&mut bytes, endpoint.port());
-    bytes
-}
-
-fn push_address(bytes: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
-        IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
-    }
-}
-
-fn push_protocol(bytes: &mut Vec<u8>, protocol: Protocol) {
-    bytes.extend_from_slice(&[protocol.number(), 0, 0, 0]);
-}
-
-fn push_port(bytes: &mut Vec<u8>, port: u16) {
-    bytes.extend_from_slice(&port.to_be_bytes());
-    bytes.extend_from_slice(&[0, 0]);
 }

@@ -161,7 +161,7 @@ fn check_references(table: &Table, rule: &Rule) -> Result<(), Errno> {
 fn chain_of(verdict: &Verdict) -> Option<&ChainName> {
     match verdict {
         Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
-        Verdict::Drop => None,
+        Verdict::Return | Verdict::Drop => None,
     }
 }
 
@@ -173,11 +173,11 @@ fn maps_of(statement: &Statement) -> impl Iterator<Item = &MapName> {
             | Source::ByPort(map)
             | Source::ByPriority { map, .. }
             | Source::ByClient { map, .. } => (Some(map), None),
-            Source::Rotation { .. } => (None, None),
+            Source::Rotation { .. } | Source::Random { .. } | Source::ByHash { .. } => (None, None),
         },
         Statement::DnatByPriority(map)
         | Statement::Remember(Affinity { map, .. })
-        | Statement::Match(Match::AddressesIn(map)) => (Some(map), None),
+        | Statement::Match(Match::AddressesIn(map) | Match::DestinationIn(map)) => (Some(map), None),
         Statement::DnatAsRemembered { slots, affinity } => (Some(slots), Some(&affinity.map)),
         _ => (None, None),
     };

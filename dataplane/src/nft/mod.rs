@@ -17,6 +17,7 @@ mod doubt;
 mod encode;
 mod fake;
 mod held;
+mod jhash;
 mod message;
 mod monitor;
 mod prune;
@@ -35,8 +36,8 @@ pub use monitor::{Intrusion, Monitor, Notice, Process};
 pub use prune::{Prune, Reading};
 pub use socket::{Error, Socket};
 pub use table::{
-    Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, Map, MapName, Match, Rule,
-    SetType, Source, Statement, Table, Verdict,
+    Affinity, Chain, ChainName, Data, DataType, Element, Hook, Key, KeyType, LinkName, Map, MapName, Match,
+    Rule, SetType, Source, State, Statement, Table, Verdict,
 };
-pub use trace::{Fate, Packet, Route, trace};
+pub use trace::{Fate, Packet, Payload, Route, trace};
 pub use transaction::{Change, Transaction};

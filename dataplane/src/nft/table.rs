@@ -46,15 +46,34 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// Where the kernel calls a base chain. All of ours are of type nat: they see the first packet of a connection only.
+/// Where the kernel calls a base chain. Those of type nat see the first packet of a connection only, those of type filter every
+/// packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
-    /// Packets that arrive, before routing.
+    /// Type nat: packets that arrive, before routing.
     Prerouting,
-    /// Packets of local processes.
+    /// Type nat: packets of local processes.
     Output,
-    /// Packets that leave, after routing.
+    /// Type nat: packets that leave, after routing.
     Postrouting,
+    /// Type filter: packets that arrive, before connection tracking has seen them.
+    RawPrerouting,
+    /// Type filter: packets on their way from one link to another, routed and rewritten.
+    FilterForward,
+    /// Type filter: packets of local processes, rewritten.
+    FilterOutput,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Prerouting,
+        Self::Output,
+        Self::Postrouting,
+        Self::RawPrerouting,
+        Self::FilterForward,
+        Self::FilterOutput,
+    ];
 }
 
 /// Statements in order; a match that does not hold ends the rule.
@@ -78,6 +97,8 @@ pub enum Statement {
     DnatByPriority(MapName),
     /// Rewrites the source to the address of the leaving link, with a random port.
     Masquerade,
+    /// Rewrites the destination to an address of this host: one of the link that the packet came in by, or loopback. The port stays.
+    Redirect,
     /// Answers with a TCP reset.
     RejectWithReset,
     /// Answers with ICMP port unreachable.
@@ -115,18 +136,69 @@ pub enum Match {
     Protocol(Protocol),
     /// `fib daddr type local`.
     ToThisHost,
+    /// `fib saddr type local`.
+    FromThisHost,
+    /// `ip saddr 10.244.0.0/16`.
+    SourceInside(IpNetwork),
     /// `ip saddr != 10.244.0.0/16`.
     SourceOutside(IpNetwork),
+    /// `ip daddr 127.0.0.0/8`.
+    DestinationInside(IpNetwork),
     /// `ip daddr != 127.0.0.0/8`.
     DestinationOutside(IpNetwork),
+    /// `iifname "fw*"`. What a process of this host sends came in by no link.
+    Link(LinkName),
+    /// `iifname != "lo"`.
+    NotLink(LinkName),
+    /// `ct state new`.
+    State(State),
+    /// `icmp type echo-request`, or `icmpv6 type echo-request`.
+    EchoRequest,
     /// `meta mark & bits == bits`.
     Mark(u32),
     /// `meta priority == number`.
     Priority(u32),
+    /// `meta priority & mask == number`.
+    PriorityBits {
+        /// The bits that count.
+        mask: u32,
+        /// What they must be.
+        number: u32,
+    },
     /// `ct status dnat`.
     DestinationRewritten,
+    /// `ip daddr @set`.
+    DestinationIn(MapName),
     /// `ip saddr . ip daddr @set`.
     AddressesIn(MapName),
+}
+
+/// Names of links: one, or all with the same beginning.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LinkName {
+    /// This one.
+    Exact(Cow<'static, str>),
+    /// Those that begin so. The kernel refuses an empty beginning.
+    Prefix(Cow<'static, str>),
+}
+
+impl LinkName {
+    /// Says whether a link of that name is meant.
+    pub fn matches(&self, link: &str) -> bool {
+        match self {
+            Self::Exact(name) => link == name,
+            Self::Prefix(beginning) => link.starts_with(&**beginning),
+        }
+    }
+}
+
+/// What connection tracking makes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Nothing: it belongs to no connection, and cannot begin one.
+    Invalid,
+    /// The first packet of a connection.
+    New,
 }
 
 /// Where a value comes from.
@@ -157,6 +229,22 @@ pub enum Source {
         /// The first of them.
         offset: u32,
     },
+    /// `numgen random mod modulus offset offset`: any number, each as likely.
+    Random {
+        /// How many numbers there are.
+        modulus: u32,
+        /// The first of them.
+        offset: u32,
+    },
+    /// `jhash ip saddr mod modulus seed seed offset offset`: for one client always the same number.
+    ByHash {
+        /// How many numbers there are.
+        modulus: u32,
+        /// What else goes into the hash.
+        seed: u32,
+        /// The first of them.
+        offset: u32,
+    },
 }
 
 /// What becomes of the packet.
@@ -166,6 +254,8 @@ pub enum Verdict {
     Jump(ChainName),
     /// Goes on in another chain for good.
     Goto(ChainName),
+    /// Goes back to the chain that it came from by a jump.
+    Return,
     /// Is thrown away.
     Drop,
 }
@@ -192,6 +282,8 @@ pub enum KeyType {
     Port,
     /// A number that travels in the priority.
     Number,
+    /// Address.
+    Address,
     /// Source address . destination address.
     Addresses,
     /// Source address . number.
@@ -200,7 +292,8 @@ pub enum KeyType {
 
 impl KeyType {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Service, Self::Port, Self::Number, Self::Addresses, Self::Client];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::Port, Self::Number, Self::Address, Self::Addresses, Self::Client];
 }
 
 /// The shapes that data has.
@@ -278,6 +371,8 @@ pub enum Key {
     Port(Protocol, u16),
     /// Of a [`KeyType::Number`].
     Number(u32),
+    /// Of a [`KeyType::Address`].
+    Address(IpAddr),
     /// Of a [`KeyType::Addresses`].
     Addresses(IpAddr, IpAddr),
     /// Of a [`KeyType::Client`].
@@ -291,6 +386,7 @@ impl Key {
             Self::Service(..) => KeyType::Service,
             Self::Port(..) => KeyType::Port,
             Self::Number(_) => KeyType::Number,
+            Self::Address(_) => KeyType::Address,
             Self::Addresses(..) => KeyType::Addresses,
             Self::Client(..) => KeyType::Client,
         }

@@ -2,10 +2,12 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use ipnetwork::IpNetwork;
+
 use super::{
     table::{
-        Affinity, Chain, Data, DataType, Element, Hook, Key, KeyType, Map, Match, Rule, SetType, Source,
-        Statement, Table, Verdict,
+        Affinity, Chain, Data, DataType, Element, Hook, Key, KeyType, LinkName, Map, Match, Rule, SetType,
+        Source, State, Statement, Table, Verdict,
     },
     transaction::{Change, Transaction},
 };
@@ -76,6 +78,7 @@ impl Display for In<'_, SetType> {
             KeyType::Service => write!(f, "{address} . inet_proto . inet_service"),
             KeyType::Port => write!(f, "inet_proto . inet_service"),
             KeyType::Number => write!(f, "classid"),
+            KeyType::Address => f.write_str(address),
             KeyType::Addresses => write!(f, "{address} . {address}"),
             KeyType::Client => write!(f, "{address} . classid"),
         }?;
@@ -108,6 +111,7 @@ impl Display for Key {
             Self::Service(address, protocol, port) => write!(f, "{address} . {protocol} . {port}"),
             Self::Port(protocol, port) => write!(f, "{protocol} . {port}"),
             Self::Number(number) => write!(f, "{}", ClassId(*number)),
+            Self::Address(address) => write!(f, "{address}"),
             Self::Addresses(source, destination) => write!(f, "{source} . {destination}"),
             Self::Client(address, number) => write!(f, "{address} . {}", ClassId(*number)),
         }
@@ -130,6 +134,7 @@ impl Display for Verdict {
         match self {
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Return => write!(f, "return"),
             Self::Drop => write!(f, "drop"),
         }
     }
@@ -141,6 +146,9 @@ impl Display for Hook {
             Self::Prerouting => "type nat hook prerouting priority dstnat; policy accept;",
             Self::Output => "type nat hook output priority -100; policy accept;",
             Self::Postrouting => "type nat hook postrouting priority srcnat; policy accept;",
+            Self::RawPrerouting => "type filter hook prerouting priority raw; policy accept;",
+            Self::FilterForward => "type filter hook forward priority filter; policy accept;",
+            Self::FilterOutput => "type filter hook output priority filter; policy accept;",
         })
     }
 }
@@ -183,13 +191,16 @@ impl Display for In<'_, Statement> {
                 write!(f, "meta priority set none dnat {family} to meta priority map @{map}")
             }
             Statement::Masquerade => f.write_str("masquerade fully-random"),
+            Statement::Redirect => f.write_str("redirect"),
             Statement::RejectWithReset => f.write_str("reject with tcp reset"),
             Statement::Reject => f.write_str("reject"),
             Statement::Counter => f.write_str("counter"),
             Statement::Remember(affinity) => {
+                let Affinity { map, mask, .. } = affinity;
                 let entry = affinity_text(*family, affinity);
-                let map = &affinity.map;
-                write!(f, "delete @{map} {{ {entry} }} add @{map} {{ {entry} }}")
+                let mask = ClassId(*mask);
+                write!(f, "delete @{map} {{ {family} saddr . meta priority & {mask} : meta priority }} ")?;
+                write!(f, "add @{map} {{ {entry} }}")
             }
             Statement::DnatAsRemembered { slots, affinity } => write!(
                 f,
@@ -215,8 +226,50 @@ fn source_text(family: Family, source: &Source, word: &str) -> String {
         Source::ByClient { mask, map } => {
             format!("{family} saddr . meta priority & {} {word} @{map}", ClassId(*mask))
         }
-        Source::Rotation { modulus, offset: 0 } => format!("numgen inc mod {modulus}"),
-        Source::Rotation { modulus, offset } => format!("numgen inc mod {modulus} offset {offset}"),
+        Source::Rotation { modulus, offset } => format!("numgen inc mod {modulus}{}", Offset(*offset)),
+        Source::Random { modulus, offset } => format!("numgen random mod {modulus}{}", Offset(*offset)),
+        Source::ByHash { modulus, seed, offset } => {
+            format!("jhash {family} saddr mod {modulus} seed {seed:#x}{}", Offset(*offset))
+        }
+    }
+}
+
+/// What is added to a number that was drawn.
+struct Offset(u32);
+
+impl Display for Offset {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            offset => write!(f, " offset {offset}"),
+        }
+    }
+}
+
+impl Display for LinkName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => write!(f, "\"{name}\""),
+            Self::Prefix(beginning) => write!(f, "\"{beginning}*\""),
+        }
+    }
+}
+
+impl Display for State {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid",
+            Self::New => "new",
+        })
+    }
+}
+
+/// A network as nft prints it: the address alone where it is all of it.
+fn network_text(network: IpNetwork) -> String {
+    let whole = if network.is_ipv4() { 32 } else { 128 };
+    match network.prefix() {
+        prefix if prefix == whole => network.network().to_string(),
+        prefix => format!("{}/{prefix}", network.network()),
     }
 }
 
@@ -226,10 +279,24 @@ impl Display for In<'_, Match> {
         match condition {
             Match::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Match::ToThisHost => write!(f, "fib daddr type local"),
-            Match::SourceOutside(network) => write!(f, "{family} saddr != {network}"),
-            Match::DestinationOutside(network) => write!(f, "{family} daddr != {network}"),
+            Match::FromThisHost => write!(f, "fib saddr type local"),
+            Match::SourceInside(network) => write!(f, "{family} saddr {}", network_text(*network)),
+            Match::SourceOutside(network) => write!(f, "{family} saddr != {}", network_text(*network)),
+            Match::DestinationInside(network) => write!(f, "{family} daddr {}", network_text(*network)),
+            Match::DestinationOutside(network) => write!(f, "{family} daddr != {}", network_text(*network)),
+            Match::Link(name) => write!(f, "iifname {name}"),
+            Match::NotLink(name) => write!(f, "iifname != {name}"),
+            Match::State(state) => write!(f, "ct state {state}"),
+            Match::EchoRequest => f.write_str(match family {
+                Family::Ip => "icmp type echo-request",
+                Family::Ip6 => "icmpv6 type echo-request",
+            }),
             Match::Mark(bits) => write!(f, "meta mark & {bits:#010x} == {bits:#010x}"),
             Match::Priority(number) => write!(f, "meta priority {}", ClassId(*number)),
+            Match::PriorityBits { mask, number } => {
+                write!(f, "meta priority & {} == {}", ClassId(*mask), ClassId(*number))
+            }
+            Match::DestinationIn(set) => write!(f, "{family} daddr @{set}"),
             Match::DestinationRewritten => write!(f, "ct status dnat"),
             Match::AddressesIn(set) => write!(f, "{family} saddr . {family} daddr @{set}"),
         }

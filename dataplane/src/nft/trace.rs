@@ -4,26 +4,40 @@
 //! the namespace tests ask the kernel the same questions.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
-use super::table::{Affinity, ChainName, Data, Hook, Key, MapName, Match, Source, Statement, Table, Verdict};
+use super::{
+    jhash,
+    table::{Affinity, ChainName, Data, Hook, Key, MapName, Match, Source, State, Statement, Table, Verdict},
+};
 use crate::packet::Protocol;
 
-/// The first packet of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The first packet of a connection, as it comes to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where it enters: [`Hook::Prerouting`] from a link, [`Hook::Output`] from a local process.
-    pub hook: Hook,
-    /// Its transport protocol.
-    pub protocol: Protocol,
+    /// The link that it comes in by; none, if a process of the host sends it.
+    pub link: Option<Cow<'static, str>>,
+    /// What it carries.
+    pub payload: Payload,
     /// Who sent it.
     pub source: IpAddr,
-    /// Where to.
+    /// Where to. An echo request has no port: whatever is written here is not looked at.
     pub destination: SocketAddr,
-    /// Whether the destination is an address of this host.
-    pub to_this_host: bool,
+    /// The addresses of the host, besides loopback.
+    pub host: BTreeSet<IpAddr>,
+}
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Payload {
+    /// A transport protocol's first packet.
+    Transport(Protocol),
+    /// A ping.
+    EchoRequest,
 }
 
 /// What becomes of a packet.
@@ -33,6 +47,8 @@ pub enum Fate {
     Untouched,
     /// It goes to this endpoint instead.
     Endpoint(SocketAddr),
+    /// This host answers it.
+    Redirected,
     /// Its sender is told that nobody answers.
     Rejected,
     /// It vanishes.
@@ -53,6 +69,7 @@ impl fmt::Display for Route {
         match self.fate {
             Fate::Untouched => write!(f, "untouched"),
             Fate::Endpoint(endpoint) => write!(f, "{endpoint}"),
+            Fate::Redirected => write!(f, "redirected"),
             Fate::Rejected => write!(f, "rejected"),
             Fate::Dropped => write!(f, "dropped"),
         }?;
@@ -78,6 +95,8 @@ pub fn trace(table: &Table, packet: &Packet) -> Vec<Route> {
 struct Walk<'a> {
     table: &'a Table,
     packet: &'a Packet,
+    /// The hook at which it is.
+    hook: Hook,
     /// Which turn every rotation gives, and how many turns the last one had.
     turn: u32,
     turns: u32,
@@ -105,21 +124,45 @@ enum Step {
 
 impl<'a> Walk<'a> {
     fn new(table: &'a Table, packet: &'a Packet, turn: u32) -> Self {
-        let destination = packet.destination;
-        Self { table, packet, turn, turns: 1, priority: 0, mark: 0, destination, is_rewritten: false }
+        Self {
+            table,
+            packet,
+            hook: Hook::RawPrerouting,
+            turn,
+            turns: 1,
+            priority: 0,
+            mark: 0,
+            destination: packet.destination,
+            is_rewritten: false,
+        }
     }
 
+    /// Meets the hooks in the kernel's order. A packet that stays here meets none after prerouting that we use.
     fn route(&mut self) -> Route {
-        let fate = match self.base_chains(self.packet.hook) {
-            End::Decided(fate) => fate,
-            End::Out => Fate::Untouched,
+        let mut route = Route { fate: Fate::Untouched, is_masqueraded: false };
+        let hooks = match self.packet.link {
+            Some(_) => [Hook::RawPrerouting, Hook::Prerouting, Hook::FilterForward, Hook::Postrouting].iter(),
+            None => [Hook::Output, Hook::FilterOutput, Hook::Postrouting].iter(),
         };
-        let leaves = matches!(fate, Fate::Untouched | Fate::Endpoint(_));
-        let is_masqueraded = leaves && matches!(self.base_chains(Hook::Postrouting), End::Decided(_));
-        Route { fate, is_masqueraded }
+        for hook in hooks {
+            let is_past_routing = matches!(hook, Hook::FilterForward | Hook::Postrouting);
+            if is_past_routing && self.packet.link.is_some() && self.is_of_host(self.destination.ip()) {
+                break;
+            }
+            match self.base_chains(*hook) {
+                End::Out => {}
+                End::Decided(_) if *hook == Hook::Postrouting => route.is_masqueraded = true,
+                End::Decided(fate) => route.fate = fate,
+            }
+            if matches!(route.fate, Fate::Redirected | Fate::Rejected | Fate::Dropped) {
+                break;
+            }
+        }
+        route
     }
 
     fn base_chains(&mut self, hook: Hook) -> End {
+        self.hook = hook;
         let table = self.table;
         let chains = table.chains.iter().filter(|(_, chain)| chain.hook == Some(hook));
         for (name, _) in chains {
@@ -128,6 +171,10 @@ impl<'a> Walk<'a> {
             }
         }
         End::Out
+    }
+
+    fn is_of_host(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.packet.host.contains(&address)
     }
 
     fn chain(&mut self, name: &ChainName) -> End {
@@ -174,6 +221,7 @@ impl<'a> Walk<'a> {
                     }
                 }
                 Statement::Masquerade => return Step::Leave(End::Decided(Fate::Untouched)),
+                Statement::Redirect => return Step::Leave(End::Decided(Fate::Redirected)),
                 Statement::RejectWithReset | Statement::Reject => {
                     return Step::Leave(End::Decided(Fate::Rejected));
                 }
@@ -188,6 +236,7 @@ impl<'a> Walk<'a> {
 
     fn verdict(&mut self, verdict: &Verdict) -> Step {
         match verdict {
+            Verdict::Return => Step::Leave(End::Out),
             Verdict::Drop => Step::Leave(End::Decided(Fate::Dropped)),
             Verdict::Goto(chain) => Step::Leave(self.chain(chain)),
             Verdict::Jump(chain) => match self.chain(chain) {
@@ -199,12 +248,21 @@ impl<'a> Walk<'a> {
 
     fn matches(&self, condition: &Match) -> bool {
         match condition {
-            Match::Protocol(protocol) => self.packet.protocol == *protocol,
-            Match::ToThisHost => self.packet.to_this_host,
+            Match::Protocol(protocol) => self.packet.payload == Payload::Transport(*protocol),
+            Match::EchoRequest => self.packet.payload == Payload::EchoRequest,
+            Match::ToThisHost => self.is_of_host(self.destination.ip()),
+            Match::FromThisHost => self.is_of_host(self.packet.source),
+            Match::SourceInside(network) => network.contains(self.packet.source),
+            Match::DestinationInside(network) => network.contains(self.destination.ip()),
+            Match::Link(name) => name.matches(self.link()),
+            Match::NotLink(name) => !name.matches(self.link()),
+            Match::State(state) => *state == State::New && self.hook != Hook::RawPrerouting,
             Match::SourceOutside(network) => !network.contains(self.packet.source),
             Match::DestinationOutside(network) => !network.contains(self.destination.ip()),
             Match::Mark(bits) => self.mark & bits == *bits,
             Match::Priority(number) => self.priority == *number,
+            Match::PriorityBits { mask, number } => self.priority & mask == *number,
+            Match::DestinationIn(set) => self.element(set, Key::Address(self.destination.ip())).is_some(),
             Match::DestinationRewritten => self.is_rewritten,
             Match::AddressesIn(set) => {
                 self.element(set, Key::Addresses(self.packet.source, self.destination.ip())).is_some()
@@ -212,27 +270,50 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The name that rules see: empty for what a process sends.
+    fn link(&self) -> &str {
+        self.packet.link.as_deref().unwrap_or_default()
+    }
+
     fn number(&mut self, source: &Source) -> Option<u32> {
-        if let Source::Rotation { modulus, offset } = source {
-            self.turns = *modulus;
-            return Some(offset + self.turn);
-        }
-        match self.data(source)? {
-            Data::Number(number) => Some(*number),
-            _ => None,
+        match source {
+            Source::Rotation { modulus, offset } | Source::Random { modulus, offset } => {
+                self.turns = *modulus;
+                Some(offset + self.turn)
+            }
+            Source::ByHash { modulus, seed, offset } => {
+                Some(offset + jhash::choice(self.packet.source, *modulus, *seed))
+            }
+            source => match self.data(source)? {
+                Data::Number(number) => Some(*number),
+                _ => None,
+            },
         }
     }
 
     fn data(&self, source: &Source) -> Option<&'a Data> {
-        let Packet { protocol, source: client, .. } = *self.packet;
         match source {
             Source::ByService(map) => {
-                self.element(map, Key::Service(self.destination.ip(), protocol, self.destination.port()))
+                let (protocol, port) = self.port()?;
+                self.element(map, Key::Service(self.destination.ip(), protocol, port))
             }
-            Source::ByPort(map) => self.element(map, Key::Port(protocol, self.destination.port())),
+            Source::ByPort(map) => {
+                let (protocol, port) = self.port()?;
+                self.element(map, Key::Port(protocol, port))
+            }
             Source::ByPriority { mask, map } => self.element(map, Key::Number(self.priority & mask)),
-            Source::ByClient { mask, map } => self.element(map, Key::Client(client, self.priority & mask)),
-            Source::Rotation { .. } => None,
+            Source::ByClient { mask, map } => {
+                self.element(map, Key::Client(self.packet.source, self.priority & mask))
+            }
+            Source::Rotation { .. } | Source::Random { .. } | Source::ByHash { .. } => None,
+        }
+    }
+
+    /// The protocol and port that it is for, if it has any.
+    fn port(&self) -> Option<(Protocol, u16)> {
+        match self.packet.payload {
+            Payload::Transport(protocol) => Some((protocol, self.destination.port())),
+            Payload::EchoRequest => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::nft::{Change, Data, Fake, Hook, Key, Packet, Route, Table, Transaction, trace};
+use dataplane::nft::{Change, Data, Fake, Key, Packet, Payload, Route, Table, Transaction, trace};
 use proptest::prelude::*;
 
 use super::{Planner, Settings};
@@ -29,14 +29,14 @@ fn port(cluster_ip: &str, endpoints: &[i16]) -> ServicePort {
     ServicePort::new(cluster_ip.parse().unwrap(), 80, endpoints.iter().map(endpoint).collect())
 }
 
-/// The first packet of a connection from `source` to `destination`, forwarded by this node.
+/// The first packet of a TCP connection from `source` to `destination`, by a link of this node, which is 192.168.14.50.
 fn packet(source: &str, destination: &str) -> Packet {
     Packet {
-        hook: Hook::Prerouting,
-        protocol: Protocol::Tcp,
+        link: Some("eth0".into()),
+        payload: Payload::Transport(Protocol::Tcp),
         source: source.parse().unwrap(),
         destination: destination.parse().unwrap(),
-        to_this_host: false,
+        host: ["192.168.14.50".parse().unwrap()].into(),
     }
 }
 
@@ -134,7 +134,7 @@ fn endpoints_take_turns() {
 fn other_ports_and_protocols_pass_untouched() {
     let service = port("10.96.0.1", &[2]);
     check(&service, &packet("10.244.2.9", "10.96.0.1:81"), "untouched");
-    let udp = Packet { protocol: Protocol::Udp, ..packet("10.244.2.9", "10.96.0.1:80") };
+    let udp = Packet { payload: Payload::Transport(Protocol::Udp), ..packet("10.244.2.9", "10.96.0.1:80") };
     check(&service, &udp, "untouched");
 }
 
@@ -146,11 +146,10 @@ fn without_endpoints_connections_are_rejected() {
 #[test]
 fn a_node_port_answers_on_every_address_of_the_node_masqueraded() {
     let service = ServicePort { node_port: Some(30_632), ..port("10.96.0.1", &[2]) };
-    let to_node = Packet { to_this_host: true, ..packet("192.168.14.1", "192.168.14.50:30632") };
-    check(&service, &to_node, "10.244.1.2:8080 masqueraded");
+    check(&service, &packet("192.168.14.1", "192.168.14.50:30632"), "10.244.1.2:8080 masqueraded");
     let past = packet("192.168.14.1", "192.168.14.51:30632");
     check(&service, &past, "untouched");
-    let local = Packet { hook: Hook::Output, to_this_host: true, ..packet("127.0.0.1", "127.0.0.1:30632") };
+    let local = Packet { link: None, ..packet("127.0.0.1", "127.0.0.1:30632") };
     check(&service, &local, "untouched");
 }
 

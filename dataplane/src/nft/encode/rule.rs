@@ -1,18 +1,16 @@
 //! A rule as kernel expressions. Each statement uses registers from r0 on and leaves nothing in them for the next:
 //! what must survive travels in the packet's priority.
 
-use std::net::IpAddr;
-
-use ipnetwork::IpNetwork;
-
 use super::{
     super::{
         message::Writer,
-        table::{Affinity, Match, Rule, Source, Statement},
+        table::{Affinity, Rule, Source, Statement},
     },
-    put_value, put_verdict,
+    map::{put_value, put_verdict},
 };
 use crate::packet::Family;
+
+mod condition;
 
 /// A 4-byte register; `NFT_REG32_00` is 8.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +36,10 @@ const L4PROTO: u32 = 16;
 const ADD: u32 = 0;
 const UPDATE: u32 = 1;
 const DELETE: u32 = 2;
+
+/// Kinds of `numgen`.
+const INCREMENTAL: u32 = 0;
+const RANDOM: u32 = 1;
 
 /// Operators of `cmp`.
 const EQUAL: u32 = 0;
@@ -81,6 +83,7 @@ impl Expressions<'_> {
                 const RANDOM_FULLY: u32 = 1 << 4;
                 self.expression("masq", |w| w.put_u32(1, RANDOM_FULLY));
             }
+            Statement::Redirect => self.expression("redir", |_| {}),
             Statement::RejectWithReset => {
                 const TCP_RESET: u32 = 1;
                 self.expression("reject", |w| {
@@ -124,58 +127,6 @@ impl Expressions<'_> {
         }
     }
 
-    fn condition(&mut self, condition: &Match) {
-        match condition {
-            Match::Protocol(protocol) => {
-                self.load_meta(L4PROTO, R0);
-                self.compare(EQUAL, &[protocol.number()]);
-            }
-            Match::ToThisHost => {
-                const ADDRESS_TYPE: u32 = 3;
-                const DESTINATION: u32 = 2;
-                const LOCAL: u32 = 2;
-                self.expression("fib", |w| {
-                    w.put_u32(1, R0.number());
-                    w.put_u32(2, ADDRESS_TYPE);
-                    w.put_u32(3, DESTINATION);
-                });
-                self.compare(EQUAL, &LOCAL.to_ne_bytes());
-            }
-            Match::SourceOutside(network) => {
-                self.load_source(R0);
-                self.outside(*network);
-            }
-            Match::DestinationOutside(network) => {
-                self.load_destination(R0);
-                self.outside(*network);
-            }
-            Match::Mark(bits) => {
-                self.load_meta(MARK, R0);
-                self.bitwise(&bits.to_ne_bytes(), &[0; 4]);
-                self.compare(EQUAL, &bits.to_ne_bytes());
-            }
-            Match::Priority(number) => {
-                self.load_meta(PRIORITY, R0);
-                self.compare(EQUAL, &number.to_ne_bytes());
-            }
-            Match::DestinationRewritten => {
-                const STATUS: u32 = 2;
-                const DST_NAT: u32 = 1 << 5;
-                self.expression("ct", |w| {
-                    w.put_u32(1, R0.number());
-                    w.put_u32(2, STATUS);
-                });
-                self.bitwise(&DST_NAT.to_ne_bytes(), &[0; 4]);
-                self.compare(NOT_EQUAL, &[0; 4]);
-            }
-            Match::AddressesIn(set) => {
-                let second = self.load_source(R0);
-                self.load_destination(second);
-                self.lookup(set, R0, None);
-            }
-        }
-    }
-
     /// Loads a key into r0 and what follows, and puts what is found under it into register number `found`.
     fn source(&mut self, source: &Source, found: u32) {
         let found = Some(found);
@@ -198,13 +149,31 @@ impl Expressions<'_> {
                 self.load_priority(number, *mask);
                 self.lookup(map, R0, found);
             }
-            Source::Rotation { modulus, offset } => self.expression("numgen", |w| {
-                w.put_u32(1, R0.number());
-                w.put_u32(2, *modulus);
-                w.put_u32(3, 0); // NFT_NG_INCREMENTAL
-                w.put_u32(4, *offset);
-            }),
+            Source::Rotation { modulus, offset } => self.number(INCREMENTAL, *modulus, *offset),
+            Source::Random { modulus, offset } => self.number(RANDOM, *modulus, *offset),
+            Source::ByHash { modulus, seed, offset } => {
+                const JENKINS: u32 = 0;
+                let Register(registers) = self.load_source(R0);
+                self.expression("hash", |w| {
+                    w.put_u32(1, R0.number());
+                    w.put_u32(2, R0.number());
+                    w.put_u32(3, registers * 4);
+                    w.put_u32(4, *modulus);
+                    w.put_u32(5, *seed);
+                    w.put_u32(6, *offset);
+                    w.put_u32(7, JENKINS);
+                });
+            }
         }
+    }
+
+    fn number(&mut self, kind: u32, modulus: u32, offset: u32) {
+        self.expression("numgen", |w| {
+            w.put_u32(1, R0.number());
+            w.put_u32(2, modulus);
+            w.put_u32(3, kind);
+            w.put_u32(4, offset);
+        });
     }
 
     /// Loads the priority before resetting it, and looks up what it was: the order matters.
@@ -262,15 +231,6 @@ impl Expressions<'_> {
         self.load_meta(MARK, R0);
         self.bitwise(&keep.to_ne_bytes(), &set.to_ne_bytes());
         self.set_meta(MARK, R0);
-    }
-
-    fn outside(&mut self, network: IpNetwork) {
-        let (mask, base) = match (network.mask(), network.network()) {
-            (IpAddr::V4(mask), IpAddr::V4(base)) => (mask.octets().to_vec(), base.octets().to_vec()),
-            (mask, base) => (v6_octets(mask), v6_octets(base)),
-        };
-        self.bitwise(&mask, &vec![0; mask.len()]);
-        self.compare(NOT_EQUAL, &base);
     }
 
     /// Loads `ip saddr`; returns the register after it.
@@ -365,12 +325,5 @@ impl Expressions<'_> {
         fill(self.w);
         self.w.close(data);
         self.w.close(element);
-    }
-}
-
-fn v6_octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
