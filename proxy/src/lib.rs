@@ -6,5 +6,6 @@ pub mod objects;
 pub mod plan;
 pub mod service_port;
 pub mod state;
+pub mod surroundings;
 pub mod sync;
 pub mod watch;

@@ -4,11 +4,15 @@ use std::{io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use dataplane::{nft, packet::Family, rtnl};
+use dataplane::{
+    nft::{self, LinkName},
+    packet::Family,
+    rtnl,
+};
 use proxy::{
-    config::Config,
+    config::{Config, DetectLocalMode},
     conflist::Files,
-    plan::Settings,
+    plan::{LocalPods, Settings},
     sync::{
         Sync,
         nodes::{self, NodeRoutes},
@@ -137,9 +141,25 @@ fn families() -> Vec<Family> {
 }
 
 fn settings(config: &Config) -> Settings {
+    let link = |name: Option<&String>| name.cloned().unwrap_or_default().into();
+    let local_pods = match config.detect_local_mode {
+        DetectLocalMode::ClusterCidr => LocalPods::ClusterCidr(config.cluster_cidr.clone()),
+        DetectLocalMode::NodeCidr => LocalPods::NodeCidr,
+        DetectLocalMode::BridgeInterface => {
+            LocalPods::Link(LinkName::Exact(link(config.pod_bridge_interface.as_ref())))
+        }
+        DetectLocalMode::InterfaceNamePrefix => {
+            LocalPods::Link(LinkName::Prefix(link(config.pod_interface_name_prefix.as_ref())))
+        }
+    };
     Settings {
-        cluster_cidrs: config.cluster_cidr.clone(),
+        local_pods,
         masquerade_all: config.masquerade_all,
+        node_port_addresses: config.nodeport_addresses.clone(),
+        localhost_node_ports: config.localhost_node_ports,
+        external_ips: config.external_ips.clone(),
+        ping_cluster_ips: config.ping_cluster_ips,
+        drop_invalid: true,
         counters: config.counters,
     }
 }

@@ -18,7 +18,7 @@ mod tests;
 /// Names an object among those of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
-    /// The namespace; empty for nodes, which have none.
+    /// The namespace; empty for nodes and service CIDRs, which have none.
     pub namespace: Arc<str>,
     /// The name.
     pub name: Arc<str>,
@@ -42,6 +42,8 @@ pub enum Kind {
     EndpointSlice,
     /// core/v1 Node.
     Node,
+    /// networking.k8s.io/v1 `ServiceCIDR`.
+    ServiceCidr,
 }
 
 impl fmt::Display for Kind {
@@ -50,6 +52,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         })
     }
 }
@@ -63,6 +66,8 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     /// A node.
     Node(Arc<Node>),
+    /// Networks that cluster IPs are taken from.
+    ServiceCidr(Arc<ServiceCidr>),
 }
 
 impl Object {
@@ -77,6 +82,7 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
 
@@ -86,6 +92,7 @@ impl Object {
             Self::Service(service) => &service.name,
             Self::EndpointSlice(slice) => &slice.name,
             Self::Node(node) => &node.name,
+            Self::ServiceCidr(cidr) => &cidr.name,
         }
     }
 }
@@ -261,4 +268,13 @@ pub struct Node {
     pub internal_ips: Vec<IpAddr>,
     /// Where it stands, by label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+}
+
+/// Networks that cluster IPs are taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name; it has no namespace.
+    pub name: ObjectName,
+    /// At most one network of each family.
+    pub cidrs: Vec<IpNetwork>,
 }

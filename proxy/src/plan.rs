@@ -1,12 +1,12 @@
 //! The plan: service ports in, the tables that serve them out, and the changes on the way.
 //!
 //! ```text
-//!  prerouting ─┐                                ┌─▶ rr-1, rr-2, …  next slot in turn ─┐
-//!              ├▶ services ─▶ cluster-ip ─┐     │                                     ▼
-//!  output ─────┘           └▶ node-port ──┴▶ dispatch ───── one backend: a slot ────▶ pick ─▶ DNAT
-//!                                               ├─▶ affinity-… ─ known client, or in turn ─▲
-//!                                               └─▶ reject
-//!  postrouting: masquerade
+//!  prerouting ─┐                                  ┌─▶ rr-1, rr-2, …  next slot in turn ─┐
+//!              ├▶ services ─▶ cluster-ip ───┐     │                                     ▼
+//!  output ─────┘           ├▶ external-ip ─┐├▶ dispatch ───── one backend: a slot ────▶ pick ─▶ DNAT
+//!                          └▶ node-port ─▶ external ├─▶ affinity-… ─ known client, or in turn ─▲
+//!                                                 └─▶ nobody: rejected, or dropped
+//!  postrouting: masquerade         forward, filter-output: what is for a cluster IP and was not served
 //! ```
 //!
 //! An address of a service leads to a number, which travels in the packet's priority: a *slot* (an endpoint), a *class*
@@ -19,66 +19,80 @@
 //! that can fail.
 
 mod affinity;
+mod external;
 mod inheritance;
 mod journal;
 mod layout;
 mod masquerade;
+mod members;
 mod node_ports;
+mod numbers;
 mod rejection;
 mod rotation;
 pub mod routes;
 mod services;
+mod settings;
+mod source_ranges;
+mod target;
+mod unserved;
 mod vips;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
 use dataplane::nft::{Chain, ChainName, Element, Held, Key, SetType, Table, Transaction, diff};
-use ipnetwork::IpNetwork;
 
-pub use self::{affinity::CLIENTS, vips::Shadowed};
+pub use self::{
+    affinity::CLIENTS,
+    settings::{LocalPods, Settings},
+    vips::Shadowed,
+};
 use self::{
-    affinity::{Identities, Sticky},
+    external::Split,
     inheritance::Inheritance,
     journal::Journal,
-    masquerade::Hairpins,
-    rotation::{Ending, Rotations, Turns},
-    vips::Vips,
+    members::{CLUSTER_IPS, HAIRPIN, Members, PINGABLE},
+    source_ranges::Guard,
+    target::{Choice, Nobody, Target, Targets},
+    vips::{Address, Place, Vips},
 };
-use crate::service_port::{Family, ServicePort, ServicePortName};
-
-/// What the plan is told once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The networks of pods. Where a family has one, traffic from outside of it to cluster IPs is masqueraded.
-    pub cluster_cidrs: Vec<IpNetwork>,
-    /// Masquerade all traffic to cluster IPs.
-    pub masquerade_all: bool,
-    /// Count new connections for each address and each backend.
-    pub counters: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { cluster_cidrs: Vec::new(), masquerade_all: false, counters: true }
-    }
-}
+use crate::{
+    config::ExternalIps,
+    service_port::{Family, ServicePort, ServicePortName, TrafficPolicy},
+    surroundings::Surroundings,
+};
 
 /// Plans the families that it was made for.
 #[derive(Debug)]
 pub struct Planner {
-    settings: Settings,
+    settings: Arc<Settings>,
+    surroundings: Surroundings,
     families: BTreeMap<Family, FamilyPlanner>,
 }
 
 impl Planner {
     /// Starts with no services. Service ports of other families are not planned.
     pub fn new(families: &[Family], settings: &Settings) -> Self {
-        let families = families.iter().map(|family| (*family, FamilyPlanner::new(*family, settings)));
-        Self { settings: settings.clone(), families: families.collect() }
+        Self::within(families, settings, &Surroundings::default())
+    }
+
+    /// The same, in these surroundings.
+    pub fn within(families: &[Family], settings: &Settings, surroundings: &Surroundings) -> Self {
+        let settings = Arc::new(settings.clone());
+        let planner = |family: &Family| (*family, FamilyPlanner::new(*family, &settings, surroundings));
+        let families = families.iter().map(planner).collect();
+        Self { settings, surroundings: surroundings.clone(), families }
+    }
+
+    /// Plans for other surroundings. Costs what the rules cost that are always there.
+    pub fn surround(&mut self, surroundings: &Surroundings) {
+        if self.surroundings != *surroundings {
+            self.surroundings = surroundings.clone();
+            self.families.values_mut().for_each(|planner| planner.surround(surroundings));
+        }
     }
 
     /// Goes on from a table that an earlier run left: service ports planned from now on keep what they lead to there, until
@@ -89,7 +103,7 @@ impl Planner {
         let planner = self.families.get_mut(&family)?;
         let changes = planner.adopt(held);
         if changes.is_none() {
-            *planner = FamilyPlanner::new(family, &self.settings);
+            *planner = FamilyPlanner::new(family, &self.settings, &self.surroundings);
         }
         changes
     }
@@ -114,19 +128,21 @@ impl Planner {
     /// Plans the removal of what nothing led to already at the last call. Between two calls, commit what [`Planner::take`] gives, and
     /// let the packets that are on their way arrive.
     pub fn retire(&mut self) {
-        self.families.values_mut().for_each(FamilyPlanner::retire);
+        self.families.values_mut().for_each(|planner| planner.targets.retire(&mut planner.journal));
     }
 
     /// Says whether something waits to be removed.
     pub fn is_settled(&self) -> bool {
-        self.families.values().all(|planner| planner.leaving.is_empty() && planner.left.is_empty())
+        self.families.values().all(|planner| planner.targets.is_settled())
     }
 
     /// Takes out, for each family, the endpoint ids that no endpoint has any more, so that the clients that [`CLIENTS`] holds them for
     /// can be forgotten. Nobody need: such an entry is never followed, and goes with its timeout.
     pub fn take_gone(&mut self) -> impl Iterator<Item = (Family, BTreeSet<u32>)> {
-        let gone =
-            self.families.iter_mut().map(|(family, planner)| (*family, planner.identities.take_gone()));
+        let gone = self
+            .families
+            .iter_mut()
+            .map(|(family, planner)| (*family, planner.targets.identities.take_gone()));
         gone.filter(|(_, ids)| !ids.is_empty())
     }
 
@@ -134,7 +150,7 @@ impl Planner {
     /// done. Says whether there was anything to make.
     pub fn replenish(&mut self) -> bool {
         let planners = self.families.values_mut();
-        planners.fold(false, |any, planner| planner.rotations.replenish(&mut planner.journal) | any)
+        planners.fold(false, |any, planner| planner.targets.rotations.replenish(&mut planner.journal) | any)
     }
 
     /// How many elements [`Planner::take`] would touch.
@@ -181,73 +197,73 @@ impl Planner {
 /// Plans one family.
 #[derive(Debug)]
 struct FamilyPlanner {
+    family: Family,
+    settings: Arc<Settings>,
     skeleton: Table,
     journal: Journal,
     planned: HashMap<Arc<ServicePortName>, Planned>,
     vips: Vips,
-    rotations: Rotations,
-    identities: Identities,
-    hairpins: Hairpins,
+    targets: Targets,
+    hairpins: Members,
+    cluster_ips: Members,
+    pingable: Members,
     inheritance: Inheritance,
-    /// What nothing leads to since the last retirement, and what nothing led to already then.
-    leaving: Vec<Retired>,
-    left: Vec<Retired>,
 }
 
 /// A service port as it is planned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Planned {
-    addresses: Box<[Key]>,
-    /// The addresses of its endpoints on this node.
-    local: Box<[IpAddr]>,
-    target: Target,
+    addresses: Box<[(Address, u32)]>,
+    /// All endpoints, where some address leads to them.
+    all: Option<Target>,
+    /// The endpoints of this node, likewise.
+    local: Option<Target>,
+    split: Option<Split>,
+    guard: Option<Guard>,
+    /// The addresses of endpoints on this node.
+    hairpins: Box<[IpAddr]>,
+    cluster_ip: Option<IpAddr>,
+    /// The cluster IP, if it answers ping.
+    pingable: Option<IpAddr>,
 }
 
-/// Where the addresses of a service port lead.
-#[derive(Debug)]
-enum Target {
-    /// To nobody.
-    Rejection,
-    /// To each endpoint in turn.
-    InTurn(Turns<SocketAddr>),
-    /// To each client's own endpoint.
-    Sticky(Sticky),
-}
+impl Planned {
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.all.iter().chain(&self.local)
+    }
 
-/// What is removed once nothing leads to it.
-#[derive(Debug)]
-enum Retired {
-    Turns(Turns<SocketAddr>),
-    Sticky(affinity::Retired),
-    /// What an earlier run left and nobody claimed.
-    Unclaimed(Inheritance),
-}
+    /// The number that external addresses hold, if they have no guard.
+    fn external_number(&self) -> u32 {
+        let all = || self.all.as_ref().map_or(layout::REJECTION, Target::number);
+        self.split.map_or_else(all, Split::number)
+    }
 
-impl Target {
-    /// The number that the service port's addresses hold.
-    fn number(&self) -> u32 {
-        match self {
-            Self::Rejection => layout::REJECTION,
-            Self::InTurn(turns) => turns.number(),
-            Self::Sticky(sticky) => sticky.identity(),
-        }
+    fn number(&self, address: Address) -> Option<u32> {
+        self.addresses.iter().find(|(known, _)| *known == address).map(|(_, number)| *number)
     }
 }
 
 impl FamilyPlanner {
-    fn new(family: Family, settings: &Settings) -> Self {
+    fn new(family: Family, settings: &Arc<Settings>, surroundings: &Surroundings) -> Self {
         Self {
-            skeleton: layout::skeleton(family, settings),
+            family,
+            settings: Arc::clone(settings),
+            skeleton: layout::skeleton(family, settings, surroundings),
             journal: Journal::new(family, layout::maps(settings)),
             planned: HashMap::new(),
             vips: Vips::default(),
-            rotations: Rotations::default(),
-            identities: Identities::default(),
-            hairpins: Hairpins::default(),
+            targets: Targets::default(),
+            hairpins: Members::of(HAIRPIN),
+            cluster_ips: Members::of(CLUSTER_IPS),
+            pingable: Members::of(PINGABLE),
             inheritance: Inheritance::default(),
-            leaving: Vec::new(),
-            left: Vec::new(),
         }
+    }
+
+    fn surround(&mut self, surroundings: &Surroundings) {
+        let skeleton = layout::skeleton(self.family, &self.settings, surroundings);
+        self.journal.rewrite(diff(Some(&Held::from(&self.skeleton)), &skeleton));
+        self.skeleton = skeleton;
     }
 
     fn set(&mut self, name: &ServicePortName, port: Option<&ServicePort>) -> Vec<Shadowed> {
@@ -255,166 +271,194 @@ impl FamilyPlanner {
             Some((name, old)) => (name, Some(old)),
             None => (Arc::new(name.clone()), None),
         };
-        let addresses = port.map(|port| addresses(&name, port)).unwrap_or_default();
-        let (old_addresses, old_local, old_target) = match old {
-            Some(Planned { addresses, local, target }) => (addresses, local, Some(target)),
-            None => (Box::default(), Box::default(), self.inherit(&name, &addresses)),
+        let is_served = |ip: IpAddr| match &self.settings.external_ips {
+            ExternalIps::All => true,
+            ExternalIps::Within(networks) => networks.iter().any(|network| network.contains(ip)),
+        };
+        let addresses = port.map(|port| vips::addresses(&name, port, is_served)).unwrap_or_default();
+        let old = match (old, port) {
+            (Some(old), _) => old,
+            (None, Some(port)) => self.inherit(&name, &addresses, port),
+            (None, None) => Planned::default(),
         };
 
-        let target = if let Some(port) = port {
-            Some(self.lead(old_target, port))
+        let mut planned = Planned::default();
+        if let Some(port) = port {
+            (planned.all, planned.local) = self.lead(port, old.all, old.local);
+            planned.split = self.split(port, &planned, old.split);
+            planned.guard = self.guard(port, &planned, old.guard);
+            planned.addresses = numbers(&addresses, port, &planned);
+            let endpoints = port.endpoints.iter().chain(&port.local_endpoints);
+            let mut hairpins: Vec<_> = endpoints.filter(|e| e.is_local).map(|e| e.address.ip()).collect();
+            hairpins.sort_unstable();
+            hairpins.dedup();
+            planned.hairpins = hairpins.into();
+            planned.cluster_ip = Some(port.cluster_ip);
+            planned.pingable =
+                (self.settings.ping_cluster_ips && port.has_endpoints).then_some(port.cluster_ip);
         } else {
-            self.abandon(old_target);
-            None
-        };
-        let endpoints = port.map(|port| port.endpoints.as_slice()).unwrap_or_default();
-        let local: Box<[_]> =
-            endpoints.iter().filter(|endpoint| endpoint.is_local).map(|e| e.address.ip()).collect();
-        self.hairpins.replace(&mut self.journal, &mut self.inheritance, &old_local, &local);
+            self.targets.abandon(old.all);
+            self.targets.abandon(old.local);
+            self.targets.abandon_split(old.split);
+            self.targets.abandon_guard(&mut self.journal, old.guard);
+        }
+        let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
+        self.hairpins.replace(journal, inheritance, &old.hairpins, &planned.hairpins);
+        self.cluster_ips.replace(
+            journal,
+            inheritance,
+            old.cluster_ip.as_slice(),
+            planned.cluster_ip.as_slice(),
+        );
+        self.pingable.replace(journal, inheritance, old.pingable.as_slice(), planned.pingable.as_slice());
 
-        for key in old_addresses.iter().filter(|key| !addresses.contains(key)) {
-            let number_of = |heir: &ServicePortName| Some(self.planned.get(heir)?.target.number());
-            self.vips.release(&mut self.journal, *key, &name, number_of);
+        for (address, _) in old.addresses.iter().filter(|(address, _)| planned.number(*address).is_none()) {
+            let number_of = |heir: &ServicePortName| self.planned.get(heir)?.number(*address);
+            self.vips.release(&mut self.journal, *address, &name, number_of);
         }
         let mut shadowed = Vec::new();
-        if let Some(target) = target {
-            let number = target.number();
-            for key in &addresses {
-                let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
-                shadowed.extend(self.vips.claim(journal, inheritance, *key, &name, number));
-            }
-            self.planned.insert(name, Planned { addresses: addresses.into(), local, target });
+        for (address, number) in &planned.addresses {
+            let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
+            shadowed.extend(self.vips.claim(journal, inheritance, *address, &name, *number));
+        }
+        if port.is_some() {
+            self.planned.insert(name, planned);
         }
         shadowed
     }
 
-    /// Leads a service port to its endpoints, from wherever it led before.
-    fn lead(&mut self, old: Option<Target>, port: &ServicePort) -> Target {
-        let mut endpoints: Vec<_> = port.endpoints.iter().map(|endpoint| endpoint.address).collect();
-        endpoints.sort_unstable();
-        match (old, port.affinity_seconds) {
-            (old, _) if endpoints.is_empty() => {
-                self.abandon(old);
-                Target::Rejection
+    /// Leads a service port to all endpoints and to local ones, as far as any address needs them.
+    fn lead(
+        &mut self,
+        port: &ServicePort,
+        all: Option<Target>,
+        local: Option<Target>,
+    ) -> (Option<Target>, Option<Target>) {
+        let affinity_seconds = port.affinity_seconds;
+        let choices = [
+            (port.uses_all_endpoints(), all, port.endpoints.as_slice(), Nobody::Rejection),
+            (
+                port.uses_local_endpoints(),
+                local,
+                port.local_endpoints.as_slice(),
+                if port.has_endpoints { Nobody::Silence } else { Nobody::Rejection },
+            ),
+        ];
+        let [all, local] = choices.map(|(is_used, old, endpoints, nobody)| {
+            if is_used {
+                let choice = Choice { endpoints, nobody, affinity_seconds };
+                Some(self.targets.lead(&mut self.journal, old, &choice))
+            } else {
+                self.targets.abandon(old);
+                None
             }
-            (Some(Target::InTurn(turns)), None) => {
-                let (turns, gone) = self.rotations.change(&mut self.journal, turns, endpoints);
-                self.leaving.extend(gone.map(Retired::Turns));
-                Target::InTurn(turns)
+        });
+        (all, local)
+    }
+
+    /// Splits what the external addresses of a service port mean, if its policy asks for it.
+    fn split(&mut self, port: &ServicePort, planned: &Planned, old: Option<Split>) -> Option<Split> {
+        match (&planned.all, &planned.local) {
+            (Some(all), Some(local)) if port.is_split() => {
+                let splits = &mut self.targets.splits;
+                Some(splits.lead(&mut self.journal, old, all.number(), local.number()))
             }
-            (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
-                let (journal, rotations) = (&mut self.journal, &mut self.rotations);
-                let (sticky, gone) = affinity::change(journal, rotations, sticky, &endpoints);
-                if !gone.is_empty() {
-                    self.leaving.push(Retired::Sticky(gone));
-                }
-                Target::Sticky(sticky)
-            }
-            (old, affinity) => {
-                self.abandon(old);
-                let (journal, rotations) = (&mut self.journal, &mut self.rotations);
-                let sticky = affinity
-                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, &endpoints));
-                match sticky {
-                    Some(sticky) => Target::Sticky(sticky),
-                    // None wanted, or none left: better served without than not at all.
-                    None => Target::InTurn(rotations.start(journal, Ending::Pick, endpoints)),
-                }
+            _ => {
+                self.targets.abandon_split(old);
+                None
             }
         }
     }
 
-    /// Leaves what a service port led to for removal.
-    fn abandon(&mut self, target: Option<Target>) {
-        match target {
-            None | Some(Target::Rejection) => {}
-            Some(Target::InTurn(turns)) => self.leaving.push(Retired::Turns(turns)),
-            Some(Target::Sticky(sticky)) => self.leaving.push(Retired::Sticky(sticky.into())),
+    /// Guards the load balancer's addresses of a service port, if it has source ranges.
+    fn guard(&mut self, port: &ServicePort, planned: &Planned, old: Option<Guard>) -> Option<Guard> {
+        if port.source_ranges.is_empty() || port.load_balancer_ips.is_empty() {
+            self.targets.abandon_guard(&mut self.journal, old);
+            return None;
         }
-    }
-
-    fn retire(&mut self) {
-        let leaving = std::mem::take(&mut self.leaving);
-        for retired in std::mem::replace(&mut self.left, leaving) {
-            match retired {
-                Retired::Turns(turns) => self.rotations.remove(&mut self.journal, turns),
-                Retired::Sticky(gone) => self.identities.remove(&mut self.journal, &mut self.rotations, gone),
-                Retired::Unclaimed(inheritance) => {
-                    for (map, key, _) in inheritance.elements() {
-                        self.journal.remove(map, key);
-                    }
-                    self.rotations.free_unclaimed(&inheritance);
-                    self.identities.free_unclaimed();
-                }
-            }
-        }
+        let guarded = planned.external_number();
+        Some(self.targets.guards.lead(&mut self.journal, old, &port.source_ranges, guarded))
     }
 
     /// Takes stock of a table: its chains of classes and blocks of identities are ours to use, its elements to claim.
     fn adopt(&mut self, mut held: Held) -> Option<Transaction> {
         self.inheritance = Inheritance::take(&mut held);
-        self.rotations.adopt(held.chains.keys(), &self.inheritance);
-        self.identities.adopt(&held, &self.inheritance);
+        self.targets.rotations.adopt(held.chains.keys(), &self.inheritance);
+        self.targets.identities.adopt(&held, &self.inheritance);
+        self.targets.splits.adopt(&self.inheritance);
+        held.chains.retain(|name, _| !self.targets.guards.adopt_chain(name));
+        self.targets.guards.adopt(&self.inheritance);
         // What hangs on services is claimed or disclaimed later; all else must be as it should be now.
         let fixed = self.fixed();
         held.is_convertible(&fixed).then(|| diff(Some(&held), &fixed))
     }
 
     /// Goes on with what an earlier run led a service port to.
-    fn inherit(&mut self, name: &ServicePortName, addresses: &[Key]) -> Option<Target> {
-        let number = self.inheritance.number(addresses, || vips::comment(name))?;
-        if number == layout::REJECTION {
-            return Some(Target::Rejection);
+    fn inherit(&mut self, name: &ServicePortName, addresses: &[Address], port: &ServicePort) -> Planned {
+        let comment = || vips::comment(name);
+        let numbers = self.inheritance.numbers(addresses, port.internal_policy, comment);
+        let (targets, inheritance) = (&mut self.targets, &mut self.inheritance);
+        Planned {
+            all: numbers.all.and_then(|number| targets.inherit(inheritance, number)),
+            local: numbers.local.and_then(|number| targets.inherit(inheritance, number)),
+            split: numbers.split.and_then(|number| targets.splits.inherit(inheritance, number)),
+            guard: numbers.guard.and_then(|number| targets.guards.inherit(inheritance, number)),
+            ..Planned::default()
         }
-        let turns = self.rotations.inherit(&mut self.inheritance.slots, Ending::Pick, number);
-        turns.map(Target::InTurn).or_else(|| {
-            let sticky = self.identities.inherit(&mut self.inheritance, &mut self.rotations, number);
-            sticky.map(Target::Sticky)
-        })
     }
 
     fn disclaim(&mut self) {
         let mut inheritance = std::mem::take(&mut self.inheritance);
         inheritance.disclaim(&mut self.journal);
-        if inheritance.elements().next().is_some() {
-            self.leaving.push(Retired::Unclaimed(inheritance));
-        }
+        self.targets.disclaim(&mut self.journal, inheritance);
     }
 
     /// The table without what hangs on services: all chains, and the maps that lead to them.
     fn fixed(&self) -> Table {
         let mut table = self.skeleton.clone();
         let mut add_chain = |(name, chain): (ChainName, Chain)| drop(table.chains.insert(name, chain));
-        self.identities.chains().for_each(&mut add_chain);
+        self.targets.identities.chains().for_each(&mut add_chain);
+        self.targets.guards.chains().for_each(&mut add_chain);
         let mut leading = Vec::new();
-        for (name, chain, (key, element)) in self.rotations.chains() {
+        for (name, chain, (key, element)) in self.targets.rotations.chains() {
             add_chain((name, chain));
             leading.push((layout::CLASSES, key, element));
         }
-        fill(&mut table, leading.into_iter().chain(self.identities.elements()));
+        fill(&mut table, leading.into_iter().chain(self.targets.identities.elements()));
         table
     }
 
     fn table(&self) -> Table {
         let mut table = self.fixed();
         for planned in self.planned.values() {
-            match &planned.target {
-                Target::Rejection => {}
-                Target::InTurn(turns) => fill(&mut table, turns.elements()),
-                Target::Sticky(sticky) => fill(&mut table, sticky.elements()),
-            }
+            planned.targets().for_each(|target| fill(&mut table, target.elements()));
+            fill(&mut table, planned.split.into_iter().flat_map(Split::elements));
+            fill(&mut table, planned.guard.into_iter().flat_map(Guard::elements));
         }
-        for retired in self.leaving.iter().chain(&self.left) {
-            match retired {
-                Retired::Turns(turns) => fill(&mut table, turns.elements()),
-                Retired::Sticky(gone) => fill(&mut table, gone.elements()),
-                Retired::Unclaimed(inheritance) => fill(&mut table, inheritance.elements()),
-            }
-        }
+        fill(&mut table, self.targets.leftovers());
         fill(&mut table, self.vips.elements());
-        fill(&mut table, self.hairpins.elements());
+        for members in [&self.hairpins, &self.cluster_ips, &self.pingable] {
+            fill(&mut table, members.elements());
+        }
         table
     }
+}
+
+/// The number that each address of a service port holds.
+fn numbers(addresses: &[Address], port: &ServicePort, planned: &Planned) -> Box<[(Address, u32)]> {
+    let internal = match port.internal_policy {
+        TrafficPolicy::Cluster => &planned.all,
+        TrafficPolicy::Local => &planned.local,
+    };
+    let internal = internal.as_ref().map_or(layout::REJECTION, Target::number);
+    let number = |address: Address| match (address.place, address.key) {
+        (Place::Cluster, _) => internal,
+        (Place::External, Key::Service(ip, ..)) if port.load_balancer_ips.contains(&ip) => {
+            planned.guard.map_or_else(|| planned.external_number(), Guard::number)
+        }
+        _ => planned.external_number(),
+    };
+    addresses.iter().map(|address| (*address, number(*address))).collect()
 }
 
 fn fill(table: &mut Table, elements: impl Iterator<Item = (&'static str, Key, Element)>) {
@@ -423,13 +467,6 @@ fn fill(table: &mut Table, elements: impl Iterator<Item = (&'static str, Key, El
             map.elements.insert(key, element);
         }
     }
-}
-
-/// The addresses of a service port, each as the key of one VIP map.
-fn addresses(name: &ServicePortName, port: &ServicePort) -> Vec<Key> {
-    let mut addresses = vec![services::cluster_ip_key(name, port)];
-    addresses.extend(node_ports::node_port_key(name, port));
-    addresses
 }
 
 #[cfg(test)]

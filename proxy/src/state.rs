@@ -5,7 +5,7 @@
 //! In whatever order services and slices are told, the state comes out the same.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -14,8 +14,9 @@ use ipnetwork::IpNetwork;
 
 use self::choice::{Candidate, Place};
 use crate::{
-    objects::{EndpointSlice, Node, ObjectName, Port, Service},
+    objects::{EndpointSlice, Node, ObjectName, Port, Service, ServiceCidr},
     service_port::{Family, ServicePort, ServicePortName},
+    surroundings::Surroundings,
     watch::{Change, Event},
 };
 
@@ -35,6 +36,7 @@ pub struct State {
     /// The service under which each slice is kept, which is of the same namespace.
     owners: HashMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
     /// How many services are to be served.
     served: usize,
 }
@@ -46,17 +48,19 @@ pub struct Touched {
     services: Vec<(Arc<Service>, Option<Family>)>,
     /// Whether a node is different.
     pub nodes: bool,
+    /// Whether this node's surroundings are.
+    pub surroundings: bool,
 }
 
 impl Touched {
-    /// Nodes, and no service.
-    pub fn nodes() -> Self {
-        Self { nodes: true, ..Self::default() }
+    /// Everything but services, of which there is none yet.
+    pub fn at_start() -> Self {
+        Self { nodes: true, surroundings: true, ..Self::default() }
     }
 
     /// Says whether nothing is worth planning again.
     pub fn is_empty(&self) -> bool {
-        !self.nodes && self.services.is_empty()
+        !self.nodes && !self.surroundings && self.services.is_empty()
     }
 
     /// Takes out the service ports that may be different now, or gone: each once, in the order in which they were touched.
@@ -81,6 +85,7 @@ impl Touched {
     pub fn extend(&mut self, other: Self) {
         self.services.extend(other.services);
         self.nodes |= other.nodes;
+        self.surroundings |= other.surroundings;
     }
 
     fn add_service(&mut self, service: &Arc<Service>, family: Option<Family>) {
@@ -99,6 +104,7 @@ impl State {
             slices: HashMap::new(),
             owners: HashMap::new(),
             nodes: BTreeMap::new(),
+            service_cidrs: BTreeMap::new(),
             served: 0,
         }
     }
@@ -124,13 +130,21 @@ impl State {
             Event::EndpointSlice(Change::Set(slice)) => self.set_slice(slice, &mut touched),
             Event::EndpointSlice(Change::Gone(name)) => self.remove_slice(&name, &mut touched),
             Event::Node(change) => self.change_node(change, &mut touched),
+            Event::ServiceCidr(change) => {
+                let was = self.surroundings();
+                match change {
+                    Change::Set(cidr) => drop(self.service_cidrs.insert(cidr.name.name.clone(), cidr)),
+                    Change::Gone(name) => drop(self.service_cidrs.remove(&name.name)),
+                }
+                touched.surroundings = was != self.surroundings();
+            }
             Event::Listed => {}
         }
         touched
     }
 
     fn change_node(&mut self, change: Change<Node>, touched: &mut Touched) {
-        let was = self.own().cloned();
+        let (was, surroundings) = (self.own().cloned(), self.surroundings());
         touched.nodes = match change {
             Change::Set(node) => {
                 let old = self.nodes.insert(node.name.name.clone(), Arc::clone(&node));
@@ -138,6 +152,7 @@ impl State {
             }
             Change::Gone(name) => self.nodes.remove(&name.name).is_some(),
         };
+        touched.surroundings = touched.nodes && surroundings != self.surroundings();
         // What services ask of this node: hints look at the zone, source ranges at the addresses.
         let asked = |node: &Node| (node.zone.clone(), node.internal_ips.clone());
         if touched.nodes && was.as_ref().map(asked) != self.own().map(asked) {
@@ -208,6 +223,18 @@ impl State {
     /// All nodes, this one among them.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// This node's surroundings.
+    pub fn surroundings(&self) -> Surroundings {
+        let own = self.own();
+        let cidrs: BTreeSet<_> =
+            self.service_cidrs.values().flat_map(|cidr| cidr.cidrs.iter().copied()).collect();
+        Surroundings {
+            pod_cidrs: own.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+            node_ips: own.map(|node| node.internal_ips.clone()).unwrap_or_default(),
+            service_cidrs: cidrs.into_iter().collect(),
+        }
     }
 
     /// The name of the node that this state looks from.

@@ -21,6 +21,7 @@ use self::pace::{Outcome, Pace};
 use crate::{
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
+    surroundings::Surroundings,
     watch::Event,
 };
 
@@ -39,6 +40,9 @@ const MOST_AT_ONCE: usize = 10_000;
 pub trait Services {
     /// Why it could not.
     type Error: Error + 'static;
+
+    /// Says what the node's surroundings are from the next commit on. Comes before anything else.
+    fn surround(&mut self, surroundings: &Surroundings);
 
     /// Gets ready to be told everything for the first time; later it does nothing.
     fn begin(&mut self) -> Result<(), Self::Error>;
@@ -91,7 +95,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
     /// Begins with a state that knows nothing.
     pub fn new(own_node: impl Into<String>, services: S, nodes: N) -> Self {
         // The routes left by an earlier run are compared with the nodes even if there are none.
-        let touched = Touched::nodes();
+        let touched = Touched::at_start();
         let (pace, last_error, has_committed) = (Pace::default(), None, false);
         Self { state: State::new(own_node), services, nodes, touched, pace, last_error, has_committed }
     }
@@ -139,6 +143,9 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             outcome = Outcome::Failed; // but what can be reached is served
         }
 
+        if mem::take(&mut self.touched.surroundings) {
+            self.services.surround(&self.state.surroundings());
+        }
         if let Err(error) = self.services.begin() {
             self.complain(&error);
             return Outcome::Failed;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::objects::{EndpointSlice, Kind, Node, Object, ObjectName, Service};
+use crate::objects::{EndpointSlice, Kind, Node, Object, ObjectName, Service, ServiceCidr};
 
 pub mod manifests;
 
@@ -18,6 +18,8 @@ pub enum Event {
     EndpointSlice(Change<EndpointSlice>),
     /// To a node.
     Node(Change<Node>),
+    /// To networks of cluster IPs.
+    ServiceCidr(Change<ServiceCidr>),
     /// Everything has been told once.
     Listed,
 }
@@ -38,6 +40,7 @@ impl Event {
             Object::Service(service) => Self::Service(Change::Set(service)),
             Object::EndpointSlice(slice) => Self::EndpointSlice(Change::Set(slice)),
             Object::Node(node) => Self::Node(Change::Set(node)),
+            Object::ServiceCidr(cidr) => Self::ServiceCidr(Change::Set(cidr)),
         }
     }
 
@@ -47,6 +50,7 @@ impl Event {
             Kind::Service => Self::Service(Change::Gone(name)),
             Kind::EndpointSlice => Self::EndpointSlice(Change::Gone(name)),
             Kind::Node => Self::Node(Change::Gone(name)),
+            Kind::ServiceCidr => Self::ServiceCidr(Change::Gone(name)),
         }
     }
 }

@@ -14,6 +14,7 @@ use dataplane::nft;
 use proxy::{
     service_port::{Family, ServicePort, ServicePortName},
     state::State,
+    surroundings::Surroundings,
     sync::{Committed, Nodes, Services, Sync, services::Nftables},
     watch::Event,
 };
@@ -103,6 +104,10 @@ struct Timed {
 
 impl Services for Timed {
     type Error = nft::Error;
+
+    fn surround(&mut self, surroundings: &Surroundings) {
+        self.nftables.surround(surroundings);
+    }
 
     fn begin(&mut self) -> Result<(), nft::Error> {
         self.nftables.begin()

@@ -15,6 +15,7 @@ use crate::service_port::Protocol;
 mod endpoint_slice;
 mod node;
 mod service;
+mod service_cidr;
 
 /// A field's path, and what is wrong with it.
 type Wrong = (String, String);
@@ -27,6 +28,7 @@ pub(super) fn parse(value: Value) -> Result<Option<Object>, Invalid> {
         ("", "Service") => Kind::Service,
         ("discovery.k8s.io" | "", "EndpointSlice") => Kind::EndpointSlice,
         ("", "Node") => Kind::Node,
+        ("networking.k8s.io" | "", "ServiceCIDR") => Kind::ServiceCidr,
         ("", "") => {
             let object = format!("object {}", named("name").unwrap_or("without a name"));
             return Err(Invalid { object, field: "kind".into(), reason: "missing".into() });
@@ -36,7 +38,7 @@ pub(super) fn parse(value: Value) -> Result<Option<Object>, Invalid> {
 
     let name = named("name").unwrap_or("without a name");
     let object = match kind {
-        Kind::Node => format!("{kind} {name}"),
+        Kind::Node | Kind::ServiceCidr => format!("{kind} {name}"),
         _ => format!("{kind} {}/{name}", named("namespace").unwrap_or("default")),
     };
     let parsed = match kind {
@@ -45,6 +47,9 @@ pub(super) fn parse(value: Value) -> Result<Option<Object>, Invalid> {
             read(value).and_then(endpoint_slice::endpoint_slice).map(|s| Object::EndpointSlice(Arc::new(s)))
         }
         Kind::Node => read(value).and_then(node::node).map(|n| Object::Node(Arc::new(n))),
+        Kind::ServiceCidr => {
+            read(value).and_then(service_cidr::service_cidr).map(|c| Object::ServiceCidr(Arc::new(c)))
+        }
     };
     parsed.map(Some).map_err(|(field, reason)| Invalid { object, field, reason })
 }

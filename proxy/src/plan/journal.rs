@@ -14,6 +14,9 @@ pub(super) struct Journal {
     family: Family,
     kinds: BTreeMap<&'static str, SetType>,
     new_chains: Vec<(ChainName, Chain)>,
+    gone_chains: Vec<ChainName>,
+    /// Rules that are to be others, of chains that are always there.
+    rewritten: Transaction,
     /// What was done, in order: sorted out only when it is taken, which is cheaper than to keep it sorted.
     entries: Vec<Entry>,
 }
@@ -37,17 +40,51 @@ struct ElementChanges {
 impl Journal {
     /// Starts with no change to a table that has these maps.
     pub(super) fn new(family: Family, kinds: BTreeMap<&'static str, SetType>) -> Self {
-        Self { family, kinds, new_chains: Vec::new(), entries: Vec::new() }
+        Self {
+            family,
+            kinds,
+            new_chains: Vec::new(),
+            gone_chains: Vec::new(),
+            rewritten: Transaction::default(),
+            entries: Vec::new(),
+        }
     }
 
     /// Adds a chain with all its rules; such chains are never changed afterwards.
     pub(super) fn add_chain(&mut self, name: ChainName, chain: Chain) {
-        self.new_chains.push((name, chain));
+        match self.gone_chains.iter().position(|gone| *gone == name) {
+            Some(place) => drop(self.gone_chains.swap_remove(place)), // it stays: its name says what it holds
+            None => self.new_chains.push((name, chain)),
+        }
+    }
+
+    /// Takes a chain away, to which nothing leads any more. Packets that are in it by then walk it to its end.
+    pub(super) fn remove_chain(&mut self, name: ChainName) {
+        self.gone_chains.push(name);
+    }
+
+    /// Exchanges rules of chains that are always there.
+    pub(super) fn rewrite(&mut self, rules: Transaction) {
+        self.rewritten.append(rules);
     }
 
     /// Gives a key an element; `was_there` says whether it had one.
     pub(super) fn put(&mut self, map: &'static str, key: Key, was_there: bool, element: Element) {
         self.entries.push(Entry { map, key, was_there, now: Some(element) });
+    }
+
+    /// Gives keys their elements in place of what they had, which is of the same keys in the same order.
+    pub(super) fn exchange<I: Iterator<Item = (&'static str, Key, Element)>>(
+        &mut self,
+        old: Option<I>,
+        new: I,
+    ) {
+        let old = old.into_iter().flatten().map(|(_, _, element)| Some(element));
+        for (old, (map, key, element)) in old.chain(std::iter::repeat(None)).zip(new) {
+            if old.as_ref() != Some(&element) {
+                self.put(map, key, old.is_some(), element);
+            }
+        }
     }
 
     /// Takes a key's element away.
@@ -75,9 +112,10 @@ impl Journal {
         transaction
     }
 
-    /// Takes out the changes since the last call: chains, rules, then for each map what goes and what comes.
+    /// Takes out the changes since the last call: chains, rules, then for each map what goes and what comes, then chains that go.
     pub(super) fn take(&mut self) -> Transaction {
         let mut transaction = self.take_chains();
+        transaction.append(std::mem::take(&mut self.rewritten));
         let mut entries = std::mem::take(&mut self.entries);
         entries.sort_by_key(|entry| (entry.map, entry.key)); // stable: of one element, the first says what was, the last what is
         let mut changes = BTreeMap::<&'static str, ElementChanges>::new();
@@ -98,6 +136,10 @@ impl Journal {
             if !added.is_empty() {
                 transaction.push(self.family, Change::AddElements(map.into(), kind, added));
             }
+        }
+        for name in std::mem::take(&mut self.gone_chains) {
+            transaction.push(self.family, Change::FlushChain(name.clone()));
+            transaction.push(self.family, Change::DeleteChain(name));
         }
         transaction
     }

@@ -3,8 +3,10 @@
 //! | number | is | found in |
 //! |---|---|---|
 //! | `0000:0001` … `3fff:ffff` | a slot: an endpoint, or a sticky service's turn | `slots`, `turns` |
-//! | `8000:0000` | the rejection | `classes` |
+//! | `8000:0000`, `8000:0001` | nobody: rejected, or dropped | `classes` |
 //! | `8000:0008` … | a class: one rule of a round-robin chain; eight share a chain | `classes`, under the first of the eight |
+//! | `9000:0000` … | a guard: source ranges, and whom they guard | `guards`, `guarded` |
+//! | `a000:0000` … | a split: one number for clients on this node, another for strangers | `splits-near`, `splits-local` |
 //! | `c000:0000` … | a sticky service's identity (lowest 12 bits zero) or one of its endpoint ids | `stickies`, under the first of 256 identities |
 
 use std::collections::BTreeMap;
@@ -13,7 +15,10 @@ use dataplane::nft::{
     Chain, ChainName, DataType, Hook, KeyType, Map, Match, Rule, SetType, Source, Statement, Table, Verdict,
 };
 
-use super::{Settings, affinity, masquerade, node_ports, rejection, services};
+use super::{
+    Settings, Surroundings, affinity, external, masquerade, members, node_ports, rejection, services,
+    source_ranges, unserved,
+};
 use crate::service_port::Family;
 
 /// Cluster IP . protocol . port -> number.
@@ -36,19 +41,23 @@ pub(super) const PICK: &str = "pick";
 pub(super) const CLASS: u32 = 0x8000_0000;
 /// How many classes share a chain. The kernel visits every chain at each commit, so fewer chains are cheaper.
 pub(super) const CLASSES_PER_CHAIN: u32 = 8;
-/// The class that rejects; the rest of its eight is never used.
+/// The class that rejects.
 pub(super) const REJECTION: u32 = CLASS;
+/// The class that drops; the rest of its eight is never used.
+pub(super) const DROP: u32 = CLASS + 1;
 
 /// Every map, with its kind.
 pub(super) fn maps(settings: &Settings) -> BTreeMap<&'static str, SetType> {
     let counter = settings.counters;
     let own = [
         (CLUSTER_VIPS, SetType { counter, ..kind(KeyType::Service, DataType::Number) }),
+        (external::EXTERNAL_VIPS, SetType { counter, ..kind(KeyType::Service, DataType::Number) }),
         (NODE_PORTS, SetType { counter, ..kind(KeyType::Port, DataType::Number) }),
         (SLOTS, SetType { counter, ..kind(KeyType::Number, DataType::Endpoint) }),
         (CLASSES, kind(KeyType::Number, DataType::Verdict)),
     ];
-    own.into_iter().chain(affinity::MAPS).chain([masquerade::HAIRPIN_SET]).collect()
+    let others = source_ranges::MAPS.into_iter().chain(external::MAPS).chain(members::SETS);
+    own.into_iter().chain(affinity::MAPS).chain(others).collect()
 }
 
 /// A map whose elements only we add.
@@ -72,26 +81,39 @@ pub(super) fn by_class() -> Source {
 }
 
 /// The table with no service in it.
-pub(super) fn skeleton(family: Family, settings: &Settings) -> Table {
+pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surroundings) -> Table {
     let mut table = Table::new(family);
     for (name, kind) in maps(settings) {
         table.maps.insert(name.into(), Map::new(kind));
     }
-    rejection::add_class(&mut table);
-    for (name, chain) in [
+    rejection::add_classes(&mut table);
+    let chains = [
         ("prerouting", entrance(Hook::Prerouting)),
         ("output", entrance(Hook::Output)),
         ("postrouting", masquerade::postrouting()),
-        (SERVICES, Chain { hook: None, rules: vec![services::rule(), node_ports::rule(family)] }),
-        (services::CLUSTER_IP, services::cluster_ip(family, settings)),
+        (SERVICES, find_service(settings)),
+        (services::CLUSTER_IP, services::cluster_ip(family, settings, surroundings)),
+        (node_ports::NODE_ADDRESS, node_ports::node_address(family, settings, surroundings)),
         (node_ports::NODE_PORT, node_ports::node_port()),
         (DISPATCH, dispatch()),
         (PICK, pick()),
+        (rejection::NOBODY, rejection::nobody()),
         (rejection::REJECT, rejection::reject()),
-    ] {
+    ];
+    let is_guarded = node_ports::is_on_localhost(family, settings);
+    let guard = is_guarded.then(|| ("guard", node_ports::guard(family)));
+    let chains = chains.into_iter().chain(external::chains(family, settings, surroundings));
+    for (name, chain) in chains.chain(unserved::chains(family, settings, surroundings)).chain(guard) {
         table.chains.insert(name.into(), chain);
     }
     table
+}
+
+/// Looks for the packet's destination among all addresses.
+fn find_service(settings: &Settings) -> Chain {
+    let mut rules = vec![services::find(), external::find(), node_ports::find()];
+    rules.extend(settings.ping_cluster_ips.then(unserved::pong));
+    Chain { hook: None, rules }
 }
 
 /// Both entrances lead to the same chain, so that each map is bound by one rule however many hooks there are.

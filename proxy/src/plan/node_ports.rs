@@ -1,34 +1,99 @@
-//! Node ports: the second rule of `services`, and what becomes of a packet that it finds.
+//! Node ports: the third rule of `services`, and what becomes of a packet that it finds.
+//!
+//! Which addresses are this node's is asked of the kernel for every connection (`fib`): one that is added serves at once.
 
-use dataplane::nft::{Chain, Key, Match, Rule, Source, Statement};
+use dataplane::nft::{Chain, Hook, LinkName, Match, Rule, Source, Statement, Verdict};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use super::layout::{self, DISPATCH, NODE_PORTS, goto, mark_for_masquerade};
-use crate::service_port::{Family, ServicePort, ServicePortName};
+use super::{
+    Settings, Surroundings,
+    external::EXTERNAL,
+    layout::{NODE_PORTS, goto, rule},
+    settings::of_family,
+};
+use crate::{config::NodePortAddresses, service_port::Family};
 
-/// The chain of packets to a node port.
+/// The chain of packets to any address of this node.
+pub(super) const NODE_ADDRESS: &str = "node-address";
+/// The chain of those to an address that serves node ports.
 pub(super) const NODE_PORT: &str = "node-port";
 
-/// Finds packets to a node port on any address of this node but loopback.
-pub(super) fn rule(family: Family) -> Rule {
-    let loopback = match family {
+/// Finds packets to an address of this node.
+pub(super) fn find() -> Rule {
+    // fib daddr type local goto node-address
+    rule([Statement::Match(Match::ToThisHost), goto(NODE_ADDRESS)])
+}
+
+/// Lets through what is for an address that serves node ports.
+pub(super) fn node_address(family: Family, settings: &Settings, surroundings: &Surroundings) -> Chain {
+    let mut rules = Vec::new();
+    let loopback = loopback(family);
+    if is_on_localhost(family, settings) {
+        // Martians never come here: see `guard`.
+        rules.extend(
+            loopback
+                .map(|network| rule([Statement::Match(Match::DestinationInside(network)), goto(NODE_PORT)])),
+        );
+    } else {
+        // ip daddr 127.0.0.0/8 return
+        let returned = |network| {
+            rule([Statement::Match(Match::DestinationInside(network)), Statement::Verdict(Verdict::Return)])
+        };
+        rules.extend(loopback.map(returned));
+    }
+    let networks: Vec<IpNetwork> = match &settings.node_port_addresses {
+        NodePortAddresses::All => Vec::new(),
+        NodePortAddresses::Primary => {
+            let ips = surroundings.node_ips.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
+            of_family(&ips, family).take(1).collect()
+        }
+        NodePortAddresses::Cidrs(cidrs) => of_family(cidrs, family).collect(),
+    };
+    match (&settings.node_port_addresses, networks.as_slice()) {
+        (NodePortAddresses::Primary, []) => {}
+        (_, []) => rules.push(rule([goto(NODE_PORT)])),
+        (_, networks) => rules.extend(
+            networks
+                .iter()
+                .map(|network| rule([Statement::Match(Match::DestinationInside(*network)), goto(NODE_PORT)])),
+        ),
+    }
+    Chain { hook: None, rules }
+}
+
+/// What becomes of a packet to a node port.
+pub(super) fn node_port() -> Chain {
+    // meta priority set meta l4proto . th dport map @node-ports goto external
+    let found = rule([Statement::SetPriority(Source::ByPort(NODE_PORTS.into())), goto(EXTERNAL)]);
+    Chain { hook: None, rules: vec![found] }
+}
+
+/// Says whether node ports are served on loopback addresses by rules: IPv6 cannot route them.
+pub(super) fn is_on_localhost(family: Family, settings: &Settings) -> bool {
+    settings.localhost_node_ports && family == Family::Ip
+}
+
+/// Drops what comes from a link with a loopback address: `route_localnet` would let it in (CVE-2020-8558).
+pub(super) fn guard(family: Family) -> Chain {
+    let from_link = || Statement::Match(Match::NotLink(LinkName::Exact("lo".into())));
+    let dropped = |condition| {
+        rule([
+            from_link(),
+            Statement::Match(condition),
+            Statement::Counter,
+            Statement::Verdict(Verdict::Drop),
+        ])
+    };
+    let rules = loopback(family).into_iter().flat_map(|network| {
+        [dropped(Match::DestinationInside(network)), dropped(Match::SourceInside(network))]
+    });
+    Chain { hook: Some(Hook::RawPrerouting), rules: rules.collect() }
+}
+
+fn loopback(family: Family) -> Option<IpNetwork> {
+    match family {
         Family::Ip => Ipv4Network::new([127, 0, 0, 0].into(), 8).map(IpNetwork::V4),
         Family::Ip6 => Ipv6Network::new(std::net::Ipv6Addr::LOCALHOST, 128).map(IpNetwork::V6),
-    };
-    let not_loopback = loopback.ok().map(|network| Statement::Match(Match::DestinationOutside(network)));
-    // fib daddr type local ip daddr != 127.0.0.0/8 meta priority set meta l4proto . th dport map @node-ports goto node-port
-    let mut statements = vec![Statement::Match(Match::ToThisHost)];
-    statements.extend(not_loopback);
-    statements.extend([Statement::SetPriority(Source::ByPort(NODE_PORTS.into())), goto(NODE_PORT)]);
-    Rule(statements)
-}
-
-/// Masquerades always: the endpoint may be on another node, and its answer must come back through this one.
-pub(super) fn node_port() -> Chain {
-    Chain { hook: None, rules: vec![layout::rule([mark_for_masquerade(), goto(DISPATCH)])] }
-}
-
-/// The key of a service port's node port, if it has one.
-pub(super) fn node_port_key(name: &ServicePortName, port: &ServicePort) -> Option<Key> {
-    port.node_port.map(|node_port| Key::Port(name.protocol, node_port))
+    }
+    .ok()
 }

@@ -1,38 +1,33 @@
 //! Cluster IPs: the first rule of `services`, and what becomes of a packet that it finds.
 
-use dataplane::nft::{Chain, Key, Match, Rule, Source, Statement};
+use dataplane::nft::{Chain, Rule, Source, Statement};
 
 use super::{
-    Settings,
+    Settings, Surroundings,
     layout::{self, CLUSTER_VIPS, DISPATCH, goto, mark_for_masquerade},
+    settings,
 };
-use crate::service_port::{Family, ServicePort, ServicePortName};
+use crate::service_port::Family;
 
 /// The chain of packets to a cluster IP.
 pub(super) const CLUSTER_IP: &str = "cluster-ip";
 
 /// Finds packets to a cluster IP. The `goto` stands in the same rule as the lookup: a priority that an application set is
 /// overwritten, or never looked at.
-pub(super) fn rule() -> Rule {
+pub(super) fn find() -> Rule {
     // meta priority set ip daddr . meta l4proto . th dport map @cluster-vips goto cluster-ip
     layout::rule([Statement::SetPriority(Source::ByService(CLUSTER_VIPS.into())), goto(CLUSTER_IP)])
 }
 
 /// Masquerades what would not find back: sources outside the pod networks, where those are known.
-pub(super) fn cluster_ip(family: Family, settings: &Settings) -> Chain {
+pub(super) fn cluster_ip(family: Family, settings: &Settings, surroundings: &Surroundings) -> Chain {
     let mut rules = Vec::new();
-    let pods = settings.cluster_cidrs.iter().find(|network| Family::of(network.ip()) == family);
     if settings.masquerade_all {
         rules.push(layout::rule([mark_for_masquerade()]));
-    } else if let Some(pods) = pods {
+    } else if let Some(from_elsewhere) = settings::from_elsewhere(family, settings, surroundings) {
         // ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x00004000
-        rules.push(layout::rule([Statement::Match(Match::SourceOutside(*pods)), mark_for_masquerade()]));
+        rules.push(layout::rule([Statement::Match(from_elsewhere), mark_for_masquerade()]));
     }
     rules.push(layout::rule([goto(DISPATCH)]));
     Chain { hook: None, rules }
-}
-
-/// The key of a service port's cluster IP.
-pub(super) fn cluster_ip_key(name: &ServicePortName, port: &ServicePort) -> Key {
-    Key::Service(port.cluster_ip, name.protocol, port.port)
 }

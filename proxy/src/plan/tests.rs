@@ -2,11 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::nft::{Change, Data, Fake, Key, Packet, Payload, Route, Table, Transaction, trace};
+use dataplane::nft::{
+    Change, Data, Fake, Held, Key, LinkName, Packet, Payload, Route, Table, Transaction, diff, trace,
+};
 use proptest::prelude::*;
 
-use super::{Planner, Settings};
-use crate::service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName};
+use super::{LocalPods, Planner, Settings, Surroundings, vips};
+use crate::{
+    config::{ExternalIps, NodePortAddresses},
+    service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+};
 
 mod laws;
 
@@ -48,7 +53,11 @@ struct Node {
 
 impl Node {
     fn new(settings: &Settings) -> Self {
-        let planner = Planner::new(&Family::ALL, settings);
+        Self::within(settings, &Surroundings::default())
+    }
+
+    fn within(settings: &Settings, surroundings: &Surroundings) -> Self {
+        let planner = Planner::within(&Family::ALL, settings, surroundings);
         let mut kernel = Fake::default();
         let mut everything = Transaction::default();
         for table in planner.tables() {
@@ -72,7 +81,9 @@ impl Node {
         let transaction = self.planner.take();
         self.kernel.commit(&transaction).unwrap();
         for table in self.planner.tables() {
-            assert_eq!(self.kernel.table(table.family), Some(&table));
+            let held = self.kernel.table(table.family).unwrap();
+            // Only what differs is told: a table is long.
+            assert!(*held == table, "{}", diff(Some(&Held::from(held)), &table));
         }
         transaction
     }
@@ -85,6 +96,14 @@ impl Node {
     fn ways(&self, packet: &Packet) -> String {
         let ways = trace(self.table(), packet);
         ways.iter().map(Route::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Settings that know the pods' network.
+fn in_cluster() -> Settings {
+    Settings {
+        local_pods: LocalPods::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]),
+        ..Settings::default()
     }
 }
 
@@ -104,14 +123,23 @@ fn the_table_without_services() {
 
 #[test]
 fn a_whole_table() {
-    let cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
-    let mut node = Node::new(&Settings { cluster_cidrs, ..Settings::default() });
+    let mut node = Node::new(&in_cluster());
 
     node.set(&name("none"), Some(&port("10.96.0.1", &[])));
     node.set(&name("one"), Some(&port("10.96.0.2", &[-2])));
     node.set(&name("three"), Some(&ServicePort { node_port: Some(30_632), ..port("10.96.0.3", &[2, 3, 4]) }));
     let sticky = ServicePort { affinity_seconds: Some(10_800), ..port("10.96.0.4", &[2, 3]) };
     node.set(&name("sticky"), Some(&sticky));
+
+    let external = ServicePort {
+        external_ips: vec![[192, 0, 2, 1].into()],
+        load_balancer_ips: vec![[192, 0, 2, 2].into()],
+        source_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+        external_policy: TrafficPolicy::Local,
+        local_endpoints: vec![Endpoint::new(([10, 244, 1, 2], 8080).into(), true)],
+        ..port("10.96.0.5", &[-2, 3])
+    };
+    node.set(&name("external"), Some(&external));
 
     insta::assert_snapshot!("whole", node.table());
 }
@@ -131,11 +159,14 @@ fn endpoints_take_turns() {
 }
 
 #[test]
-fn other_ports_and_protocols_pass_untouched() {
+fn other_ports_and_protocols_of_a_cluster_ip_are_rejected() {
     let service = port("10.96.0.1", &[2]);
-    check(&service, &packet("10.244.2.9", "10.96.0.1:81"), "untouched");
+    check(&service, &packet("10.244.2.9", "10.96.0.1:81"), "rejected");
     let udp = Packet { payload: Payload::Transport(Protocol::Udp), ..packet("10.244.2.9", "10.96.0.1:80") };
-    check(&service, &udp, "untouched");
+    check(&service, &udp, "rejected");
+    check(&service, &packet("10.244.2.9", "10.96.0.2:80"), "untouched");
+    let from_this_host = Packet { link: None, ..packet("192.168.14.50", "10.96.0.1:81") };
+    check(&service, &from_this_host, "rejected");
 }
 
 #[test]
@@ -161,8 +192,7 @@ fn an_endpoint_that_reaches_itself_is_masqueraded() {
 
 #[test]
 fn sources_outside_the_pod_network_are_masqueraded() {
-    let cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
-    let mut node = Node::new(&Settings { cluster_cidrs, ..Settings::default() });
+    let mut node = Node::new(&in_cluster());
     node.set(&name("web"), Some(&port("10.96.0.1", &[2])));
 
     assert_eq!(node.ways(&packet("192.168.14.1", "10.96.0.1:80")), "10.244.1.2:8080 masqueraded");
@@ -361,4 +391,170 @@ fn an_address_that_two_services_want_goes_to_the_first_by_name() {
         node.set(&name("b"), None);
         assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.1:80")), "untouched");
     }
+}
+
+/// This node in its surroundings, with the service `web` on node port 30632.
+fn with_node_port(settings: &Settings) -> Node {
+    let surroundings = Surroundings {
+        pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
+        node_ips: vec!["192.168.14.50".parse().unwrap()],
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+    };
+    let mut node = Node::within(settings, &surroundings);
+    node.set(&name("web"), Some(&ServicePort { node_port: Some(30_632), ..port("10.96.0.1", &[2]) }));
+    node
+}
+
+/// A packet from a stranger to an address of this node, which has that one besides others.
+fn to_this_host(destination: &str) -> Packet {
+    let packet = packet("198.51.100.1", destination);
+    Packet { host: [packet.destination.ip(), "192.168.14.50".parse().unwrap()].into(), ..packet }
+}
+
+#[test]
+fn node_ports_serve_on_the_addresses_that_are_asked_for() {
+    let ways = |addresses: NodePortAddresses, destination: &str| {
+        let node = with_node_port(&Settings { node_port_addresses: addresses, ..Settings::default() });
+        node.ways(&to_this_host(destination))
+    };
+    let within = || NodePortAddresses::Cidrs(vec!["172.16.0.0/12".parse().unwrap()]);
+    let other_family = || NodePortAddresses::Cidrs(vec!["fd00::/64".parse().unwrap()]);
+    let served = "10.244.1.2:8080 masqueraded";
+
+    assert_eq!(ways(NodePortAddresses::All, "203.0.113.1:30632"), served);
+    assert_eq!(ways(NodePortAddresses::Primary, "192.168.14.50:30632"), served);
+    assert_eq!(ways(NodePortAddresses::Primary, "203.0.113.1:30632"), "untouched");
+    assert_eq!(ways(within(), "172.16.0.1:30632"), served);
+    assert_eq!(ways(within(), "192.168.14.50:30632"), "untouched");
+    assert_eq!(ways(other_family(), "203.0.113.1:30632"), served, "none of this family: all");
+}
+
+#[test]
+fn localhost_serves_node_ports_only_if_so_set_and_only_to_itself() {
+    let from_localhost = Packet { link: None, ..packet("127.0.0.1", "127.0.0.1:30632") };
+    let (on, off) = (
+        with_node_port(&Settings { localhost_node_ports: true, ..Settings::default() }),
+        with_node_port(&Settings::default()),
+    );
+
+    assert_eq!(off.ways(&from_localhost), "untouched");
+    assert_eq!(on.ways(&from_localhost), "10.244.1.2:8080 masqueraded");
+    assert_eq!(on.ways(&packet("198.51.100.1", "127.0.0.1:30632")), "dropped");
+    assert_eq!(on.ways(&packet("127.0.0.1", "192.168.14.50:30632")), "dropped");
+}
+
+#[test]
+fn pods_are_told_from_others_as_is_asked_for() {
+    let ways = |local_pods: LocalPods, source: &str, link: &'static str| {
+        let node = with_node_port(&Settings { local_pods, ..Settings::default() });
+        node.ways(&Packet { link: Some(link.into()), ..packet(source, "10.96.0.1:80") })
+    };
+    let cluster = || match in_cluster().local_pods {
+        LocalPods::ClusterCidr(cidrs) => LocalPods::ClusterCidr(cidrs),
+        other => panic!("{other:?}"),
+    };
+    let bridge = || LocalPods::Link(LinkName::Exact("br0".into()));
+    let prefix = || LocalPods::Link(LinkName::Prefix("fw".into()));
+    let (kept, masqueraded) = ("10.244.1.2:8080", "10.244.1.2:8080 masqueraded");
+
+    assert_eq!(ways(cluster(), "10.244.3.1", "eth0"), kept);
+    assert_eq!(ways(cluster(), "198.51.100.1", "eth0"), masqueraded);
+    assert_eq!(ways(LocalPods::NodeCidr, "10.244.0.9", "fw1"), kept);
+    assert_eq!(ways(LocalPods::NodeCidr, "10.244.3.1", "eth0"), masqueraded);
+    assert_eq!(ways(bridge(), "10.244.3.1", "br0"), kept);
+    assert_eq!(ways(bridge(), "10.244.0.9", "eth0"), masqueraded);
+    assert_eq!(ways(prefix(), "10.9.9.9", "fw0123"), kept);
+    assert_eq!(ways(prefix(), "10.244.0.9", "eth0"), masqueraded);
+    assert_eq!(ways(LocalPods::ClusterCidr(vec![]), "198.51.100.1", "eth0"), kept, "nothing to tell them by");
+}
+
+#[test]
+fn a_pod_of_another_node_is_a_stranger_to_policy_local() {
+    let service = ServicePort {
+        external_ips: vec![[192, 0, 2, 1].into()],
+        external_policy: TrafficPolicy::Local,
+        local_endpoints: vec![Endpoint::new(([10, 244, 1, 3], 8080).into(), true)],
+        ..port("10.96.0.5", &[2, -3])
+    };
+    let mut node = with_node_port(&in_cluster());
+    node.set(&name("external"), Some(&service));
+
+    assert_eq!(node.ways(&packet("10.244.0.9", "192.0.2.1:80")), "10.244.1.3:8080, 10.244.1.2:8080");
+    assert_eq!(node.ways(&packet("10.244.3.1", "192.0.2.1:80")), "10.244.1.3:8080");
+}
+
+#[test]
+fn a_cluster_ip_answers_ping_while_somebody_is_behind_it_if_so_set() {
+    let ping =
+        |destination: &str| Packet { payload: Payload::EchoRequest, ..packet("10.244.2.9", destination) };
+    let mut node = with_node_port(&Settings { ping_cluster_ips: true, ..Settings::default() });
+    node.set(&name("empty"), Some(&port("10.96.0.2", &[])));
+
+    assert_eq!(node.ways(&ping("10.96.0.1:0")), "redirected");
+    assert_eq!(node.ways(&ping("10.96.0.2:0")), "rejected");
+    assert_eq!(with_node_port(&Settings::default()).ways(&ping("10.96.0.1:0")), "rejected");
+}
+
+#[test]
+fn what_no_service_has_of_the_cluster_ips_network_is_dropped() {
+    let node = with_node_port(&Settings::default());
+
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.96.7.7:80")), "dropped");
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.97.7.7:80")), "untouched");
+}
+
+#[test]
+fn external_ips_outside_their_networks_are_not_served() {
+    let external_ips = ExternalIps::Within(vec!["192.0.2.0/24".parse().unwrap()]);
+    let mut node = Node::new(&Settings { external_ips, ..Settings::default() });
+    let ips = vec![[192, 0, 2, 1].into(), [8, 8, 8, 8].into()];
+    node.set(&name("web"), Some(&ServicePort { external_ips: ips, ..port("10.96.0.1", &[2]) }));
+
+    assert_eq!(node.ways(&packet("10.244.2.9", "192.0.2.1:80")), "10.244.1.2:8080 masqueraded");
+    assert_eq!(node.ways(&packet("10.244.2.9", "8.8.8.8:80")), "untouched");
+}
+
+#[test]
+fn other_surroundings_change_the_rules_and_nothing_else() {
+    let settings = Settings {
+        local_pods: LocalPods::NodeCidr,
+        node_port_addresses: NodePortAddresses::Primary,
+        ..Settings::default()
+    };
+    let mut node = with_node_port(&settings);
+    let moved = Surroundings {
+        pod_cidrs: vec!["10.244.7.0/24".parse().unwrap()],
+        node_ips: vec!["192.168.14.57".parse().unwrap()],
+        service_cidrs: Vec::new(),
+    };
+
+    node.planner.surround(&moved);
+    let changes = node.commit();
+    assert_eq!(changes.elements(), (0, 0));
+    assert_eq!(node.ways(&to_this_host("192.168.14.57:30632")), "10.244.1.2:8080 masqueraded");
+    assert_eq!(node.ways(&to_this_host("192.168.14.50:30632")), "untouched");
+    assert_eq!(node.ways(&packet("10.244.7.1", "10.96.0.1:80")), "10.244.1.2:8080");
+    node.planner.surround(&moved);
+    assert!(node.commit().is_empty());
+}
+
+#[test]
+fn equal_source_ranges_share_a_chain_which_goes_with_the_last_of_them() {
+    let service = |n: u8, range: &str| ServicePort {
+        load_balancer_ips: vec![[192, 0, 2, n].into()],
+        source_ranges: vec![range.parse().unwrap()],
+        ..port(&format!("10.96.0.{n}"), &[2])
+    };
+    let mut node = Node::new(&Settings::default());
+    let chains = |node: &Node| node.table().chains.keys().filter(|name| name.starts_with("ranges-")).count();
+
+    node.set(&name("a"), Some(&service(1, "10.9.0.0/16")));
+    node.set(&name("b"), Some(&service(2, "10.9.0.0/16")));
+    assert_eq!(chains(&node), 1);
+    node.set(&name("a"), Some(&service(1, "10.8.0.0/16")));
+    assert_eq!(chains(&node), 2);
+    assert_eq!(node.ways(&packet("10.9.0.1", "192.0.2.1:80")), "dropped");
+    assert_eq!(node.ways(&packet("10.8.0.1", "192.0.2.1:80")), "10.244.1.2:8080 masqueraded");
+    node.set(&name("b"), None);
+    assert_eq!(chains(&node), 1);
 }

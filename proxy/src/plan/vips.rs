@@ -6,17 +6,73 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
 use dataplane::nft::{Data, Element, Key};
 
 use super::{
+    external::EXTERNAL_VIPS,
     inheritance::Inheritance,
     journal::Journal,
     layout::{CLUSTER_VIPS, NODE_PORTS},
 };
-use crate::service_port::ServicePortName;
+use crate::service_port::{ServicePort, ServicePortName};
+
+/// An address that leads to a service port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Address {
+    /// Where it is looked for.
+    pub(super) place: Place,
+    /// The address itself.
+    pub(super) key: Key,
+}
+
+/// Where addresses are looked for, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Place {
+    /// Among cluster IPs.
+    Cluster,
+    /// Among external IPs and those of load balancers.
+    External,
+    /// Among node ports.
+    NodePort,
+}
+
+impl Place {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Cluster, Self::External, Self::NodePort];
+
+    /// The map of those addresses.
+    pub(super) fn map(self) -> &'static str {
+        match self {
+            Self::Cluster => CLUSTER_VIPS,
+            Self::External => EXTERNAL_VIPS,
+            Self::NodePort => NODE_PORTS,
+        }
+    }
+}
+
+/// The addresses of a service port, the cluster IP first.
+pub(super) fn addresses(
+    name: &ServicePortName,
+    port: &ServicePort,
+    is_served: impl Fn(IpAddr) -> bool,
+) -> Vec<Address> {
+    let service = |ip| Key::Service(ip, name.protocol, port.port);
+    let mut addresses = vec![Address { place: Place::Cluster, key: service(port.cluster_ip) }];
+    let external = port.external_ips.iter().filter(|ip| is_served(**ip)).chain(&port.load_balancer_ips);
+    for ip in external {
+        let address = Address { place: Place::External, key: service(*ip) };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let node_port = port.node_port.map(|node_port| Key::Port(name.protocol, node_port));
+    addresses.extend(node_port.map(|key| Address { place: Place::NodePort, key }));
+    addresses
+}
 
 /// An address that a service port wants and another one has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +101,9 @@ struct Vip {
 /// All addresses of one table.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
-    held: HashMap<Key, Vip>,
+    held: HashMap<Address, Vip>,
     /// Who else wants an address, where anybody does.
-    waiting: BTreeMap<Key, BTreeSet<Arc<ServicePortName>>>,
+    waiting: BTreeMap<Address, BTreeSet<Arc<ServicePortName>>>,
 }
 
 impl Vips {
@@ -57,35 +113,36 @@ impl Vips {
         &mut self,
         journal: &mut Journal,
         inheritance: &mut Inheritance,
-        key: Key,
+        address: Address,
         name: &Arc<ServicePortName>,
         number: u32,
     ) -> Option<Shadowed> {
-        let Some(vip) = self.held.get_mut(&key) else {
-            let inherited = inheritance.vips.remove(&key);
+        let Address { place, key } = address;
+        let Some(vip) = self.held.get_mut(&address) else {
+            let inherited = inheritance.vips.remove(&address);
             let element = element(name, number);
             if inherited.as_ref() != Some(&element) {
-                journal.put(map_of(key), key, inherited.is_some(), element);
+                journal.put(place.map(), key, inherited.is_some(), element);
             }
-            self.held.insert(key, Vip { holder: Arc::clone(name), number });
+            self.held.insert(address, Vip { holder: Arc::clone(name), number });
             return None;
         };
         let mut beaten = None;
         if *name > vip.holder {
             let shadowed = shadowed(key, name, &vip.holder);
-            self.waiting.entry(key).or_default().insert(Arc::clone(name));
+            self.waiting.entry(address).or_default().insert(Arc::clone(name));
             return Some(shadowed);
         }
         if *name < vip.holder {
             beaten = Some(std::mem::replace(&mut vip.holder, Arc::clone(name)));
         }
         if beaten.is_some() || vip.number != number {
-            vip.number = number;
-            journal.put(map_of(key), key, true, element(name, number));
+            journal.put(place.map(), key, true, element(name, number));
         }
+        vip.number = number;
         let beaten = beaten?;
         let shadowed = shadowed(key, &beaten, name);
-        self.waiting.entry(key).or_default().insert(beaten);
+        self.waiting.entry(address).or_default().insert(beaten);
         Some(shadowed)
     }
 
@@ -93,42 +150,42 @@ impl Vips {
     pub(super) fn release(
         &mut self,
         journal: &mut Journal,
-        key: Key,
+        address: Address,
         name: &ServicePortName,
         number_of: impl FnOnce(&ServicePortName) -> Option<u32>,
     ) {
-        let mut waiting = self.waiting.remove(&key).unwrap_or_default();
-        let is_holder = self.held.get(&key).is_some_and(|vip| *vip.holder == *name);
-        if is_holder {
-            let heir = waiting.pop_first().and_then(|heir| Some((number_of(&heir)?, heir)));
-            if let Some((number, holder)) = heir {
-                journal.put(map_of(key), key, true, element(&holder, number));
-                self.held.insert(key, Vip { holder, number });
-            } else {
-                journal.remove(map_of(key), key);
-                self.held.remove(&key);
+        let mut waiting = self.waiting.remove(&address).unwrap_or_default();
+        match self.held.remove(&address) {
+            Some(vip) if *vip.holder == *name => {
+                let map = address.place.map();
+                let heir = waiting.pop_first().and_then(|heir| Some((number_of(&heir)?, heir)));
+                if let Some((number, holder)) = heir {
+                    journal.put(map, address.key, true, element(&holder, number));
+                    self.held.insert(address, Vip { holder, number });
+                } else {
+                    journal.remove(map, address.key);
+                }
             }
-        } else {
-            waiting.remove(name);
+            others => {
+                self.held.extend(others.map(|vip| (address, vip)));
+                waiting.remove(name);
+            }
         }
         if !waiting.is_empty() {
-            self.waiting.insert(key, waiting);
+            self.waiting.insert(address, waiting);
         }
     }
 
     /// Every address in service, as the map that it is in holds it.
     pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
-        self.held.iter().map(|(key, vip)| (map_of(*key), *key, element(&vip.holder, vip.number)))
+        self.held
+            .iter()
+            .map(|(address, vip)| (address.place.map(), address.key, element(&vip.holder, vip.number)))
     }
 }
 
 fn shadowed(address: Key, wanted_by: &ServicePortName, held_by: &ServicePortName) -> Shadowed {
     Shadowed { address, wanted_by: wanted_by.clone(), held_by: held_by.clone() }
-}
-
-/// The map that an address is in.
-pub(super) fn map_of(key: Key) -> &'static str {
-    if matches!(key, Key::Port(..)) { NODE_PORTS } else { CLUSTER_VIPS }
 }
 
 /// A number, with the service's name for people.

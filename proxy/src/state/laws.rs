@@ -160,7 +160,7 @@ fn subject(event: &Event) -> (Kind, ObjectName) {
         Event::EndpointSlice(Change::Gone(name)) => (Kind::EndpointSlice, name.clone()),
         Event::Node(Change::Set(node)) => (Kind::Node, node.name.clone()),
         Event::Node(Change::Gone(name)) => (Kind::Node, name.clone()),
-        Event::Listed => panic!("is about nothing"),
+        other => panic!("{other:?}"),
     }
 }
 

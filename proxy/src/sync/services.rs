@@ -29,6 +29,7 @@ use super::{
 use crate::{
     plan::{CLIENTS, Planner, Settings, Shadowed},
     service_port::{Family, ServicePort, ServicePortName},
+    surroundings::Surroundings,
 };
 
 /// How many elements go into one transaction, about: the kernel does some 100,000 a second, and nobody else can change
@@ -43,6 +44,7 @@ const PAGES: usize = 16;
 pub struct Nftables {
     families: Vec<Family>,
     settings: Settings,
+    surroundings: Surroundings,
     planner: Planner,
     socket: Socket,
     /// None: what others do is found out only when a commit fails.
@@ -81,6 +83,7 @@ impl Nftables {
         Self {
             families: families.to_vec(),
             settings: settings.clone(),
+            surroundings: Surroundings::default(),
             planner: Planner::new(families, settings),
             socket,
             repair: None,
@@ -211,11 +214,18 @@ fn without_hooks(table: &Table) -> Table {
 impl Services for Nftables {
     type Error = nft::Error;
 
+    fn surround(&mut self, surroundings: &Surroundings) {
+        self.surroundings = surroundings.clone();
+        if self.stage != Stage::Unknown {
+            self.planner.surround(surroundings);
+        }
+    }
+
     fn begin(&mut self) -> Result<(), nft::Error> {
         if self.stage != Stage::Unknown {
             return Ok(());
         }
-        self.planner = Planner::new(&self.families, &self.settings);
+        self.planner = Planner::within(&self.families, &self.settings, &self.surroundings);
         self.unhooked.clear();
         let mut stage = Stage::Filling;
         for family in self.families.clone() {

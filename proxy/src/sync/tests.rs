@@ -36,6 +36,12 @@ struct FakeServices(Script, usize);
 impl Services for FakeServices {
     type Error = Refused;
 
+    fn surround(&mut self, surroundings: &Surroundings) {
+        if *surroundings != Surroundings::default() {
+            self.0.note(format!("surrounded by {:?}", surroundings.node_ips));
+        }
+    }
+
     fn begin(&mut self) -> Result<(), Refused> {
         Ok(())
     }
@@ -121,6 +127,24 @@ fn service(name: &str) -> Event {
 
 fn node(name: &str) -> Event {
     object(&format!(r#"{{"kind": "Node", "metadata": {{"name": "{name}"}}}}"#))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_surroundings_come_before_the_services_and_only_when_they_change() {
+    let running = Running::start(&[]);
+    let own = || {
+        let addresses = r#"[{"type": "InternalIP", "address": "10.2.0.1"}]"#;
+        object(&format!(
+            r#"{{"kind": "Node", "metadata": {{"name": "m"}}, "status": {{"addresses": {addresses}}}}}"#
+        ))
+    };
+
+    let done = running.does([service("a"), own(), Event::Listed], AT_ONCE).await;
+    assert_eq!(done[..3], ["add routes to 1", "surrounded by [10.2.0.1]", "set default/a ip: Some(0)"]);
+    assert_eq!(
+        running.does([own(), node("w1")], AT_ONCE).await,
+        ["add routes to 2", "commit", "remove routes"]
+    );
 }
 
 fn object(json: &str) -> Event {
