@@ -24,7 +24,9 @@ mod journal;
 mod layout;
 mod masquerade;
 mod node_ports;
+mod order;
 mod rejection;
+mod rendezvous;
 mod rotation;
 pub mod routes;
 mod services;
@@ -45,6 +47,7 @@ use self::{
     inheritance::Inheritance,
     journal::Journal,
     masquerade::Hairpins,
+    order::Order,
     rotation::{Ending, Rotations, Turns},
     vips::Vips,
 };
@@ -290,21 +293,20 @@ impl FamilyPlanner {
 
     /// Leads a service port to its endpoints, from wherever it led before.
     fn lead(&mut self, old: Option<Target>, port: &ServicePort) -> Target {
-        let mut endpoints: Vec<_> = port.endpoints.iter().map(|endpoint| endpoint.address).collect();
-        endpoints.sort_unstable();
+        let order = Order::of(&port.endpoints, port.balancing);
         match (old, port.affinity_seconds) {
-            (old, _) if endpoints.is_empty() => {
+            (old, _) if order.slots.is_empty() => {
                 self.abandon(old);
                 Target::Rejection
             }
             (Some(Target::InTurn(turns)), None) => {
-                let (turns, gone) = self.rotations.change(&mut self.journal, turns, endpoints);
+                let (turns, gone) = self.rotations.change(&mut self.journal, turns, order);
                 self.leaving.extend(gone.map(Retired::Turns));
                 Target::InTurn(turns)
             }
             (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
                 let (journal, rotations) = (&mut self.journal, &mut self.rotations);
-                let (sticky, gone) = affinity::change(journal, rotations, sticky, &endpoints);
+                let (sticky, gone) = affinity::change(journal, rotations, sticky, order);
                 if !gone.is_empty() {
                     self.leaving.push(Retired::Sticky(gone));
                 }
@@ -314,11 +316,11 @@ impl FamilyPlanner {
                 self.abandon(old);
                 let (journal, rotations) = (&mut self.journal, &mut self.rotations);
                 let sticky = affinity
-                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, &endpoints));
+                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, order.clone()));
                 match sticky {
                     Some(sticky) => Target::Sticky(sticky),
                     // None wanted, or none left: better served without than not at all.
-                    None => Target::InTurn(rotations.start(journal, Ending::Pick, endpoints)),
+                    None => Target::InTurn(rotations.start(journal, Ending::Pick, order)),
                 }
             }
         }

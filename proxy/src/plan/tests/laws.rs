@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use dataplane::nft::{Fate, Held, trace};
 
 use super::*;
+use crate::{objects::annotations::turns, service_port::Balancing};
 
 /// One step of a history: a service port of three, set to something or removed.
 #[derive(Debug, Clone)]
@@ -13,20 +14,27 @@ struct Step {
     port: Option<ServicePort>,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(balancing: impl Strategy<Value = Balancing>) -> impl Strategy<Value = Step> {
     let endpoints = proptest::collection::btree_set(prop_oneof![2..9_i16, -12..-9_i16], 0..5);
+    let weights = prop_oneof![3 => Just([1; 4]), 1 => [1..4_u32, 1..4, 1..4, 1..4]];
     let node_port = proptest::option::of(30_000..30_003_u16);
     let affinity = proptest::option::of(prop_oneof![Just(60_u32), Just(10_800)]);
-    let service =
-        (endpoints, node_port, affinity, 0..4_u8).prop_map(|(endpoints, node_port, affinity_seconds, ip)| {
-            let endpoints: Vec<_> = endpoints.into_iter().collect();
-            ServicePort { node_port, affinity_seconds, ..port(&format!("10.96.0.{ip}"), &endpoints) }
-        });
+    let service = (endpoints, weights, balancing, node_port, affinity, 0..4_u8);
+    let service = service.prop_map(|(endpoints, weights, balancing, node_port, affinity_seconds, ip)| {
+        let endpoints: Vec<_> = endpoints.into_iter().collect();
+        let mut port = port(&format!("10.96.0.{ip}"), &endpoints);
+        port.endpoints.iter_mut().zip(weights).for_each(|(endpoint, weight)| endpoint.weight = weight);
+        ServicePort { node_port, affinity_seconds, balancing, ..port }
+    });
     (0..3_u8, proptest::option::weighted(0.85, service)).prop_map(|(service, port)| Step { service, port })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 1..30)
+    // The tables of hashes are large, so few histories have any.
+    let by_turns = prop_oneof![4 => Just(Balancing::RoundRobin), 1 => Just(Balancing::Random)];
+    let by_all = prop_oneof![Just(Balancing::RoundRobin), Just(Balancing::SourceHash)];
+    let by_turns = proptest::collection::vec(step(by_turns), 1..30);
+    prop_oneof![15 => by_turns, 1 => proptest::collection::vec(step(by_all), 1..15)]
 }
 
 fn service_name(service: u8) -> ServicePortName {
@@ -48,9 +56,34 @@ fn as_seen_late(old: &Table, new: &Table) -> Table {
     late
 }
 
+/// Where packets from 10.1.1.1 to a service port are to go: one for each turn, sorted.
+fn wanted(port: &ServicePort) -> Vec<Fate> {
+    if port.endpoints.is_empty() {
+        return vec![Fate::Rejected];
+    }
+    if port.balancing == Balancing::SourceHash {
+        let mut node = Node::new(&Settings::default());
+        node.set(&service_name(0), Some(port));
+        let destination = SocketAddr::new(port.cluster_ip, port.port).to_string();
+        return trace(node.table(), &packet("10.1.1.1", &destination))
+            .into_iter()
+            .map(|way| way.fate)
+            .collect();
+    }
+    let round = turns(port.endpoints.iter().map(|endpoint| endpoint.weight));
+    let all: u32 = port.endpoints.iter().map(|endpoint| endpoint.weight).sum();
+    let turns = port.endpoints.iter().flat_map(|endpoint| {
+        let turns = usize::try_from(endpoint.weight * round / all).unwrap();
+        std::iter::repeat_n(Fate::Endpoint(endpoint.address), turns)
+    });
+    let mut wanted: Vec<_> = turns.collect();
+    wanted.sort();
+    wanted
+}
+
 proptest! {
     /// The kernel takes every transaction, and holds what is planned afterwards (checked by `Node::set`); every service
-    /// gets each of its endpoints exactly once in turn, or is rejected.
+    /// gets each of its endpoints in turn as often as it weighs, or where a client's hash says whatever was before; or is rejected.
     #[test]
     fn every_endpoint_has_its_turn_and_nobody_else(steps in steps()) {
         let mut node = Node::new(&Settings::default());
@@ -68,12 +101,7 @@ proptest! {
                 let ways = trace(node.table(), &packet("10.1.1.1", &destination));
                 let mut fates: Vec<_> = ways.into_iter().map(|route| route.fate).collect();
                 fates.sort();
-                let mut wanted: Vec<_> = port.endpoints.iter().map(|e| Fate::Endpoint(e.address)).collect();
-                wanted.sort();
-                if wanted.is_empty() {
-                    wanted.push(Fate::Rejected);
-                }
-                prop_assert_eq!(fates, wanted);
+                prop_assert_eq!(fates, wanted(port));
             }
         }
     }
@@ -111,7 +139,7 @@ proptest! {
     #[test]
     fn a_new_start_changes_only_what_differs(
         before in steps(),
-        meanwhile in proptest::collection::vec(step(), 0..3),
+        meanwhile in proptest::collection::vec(step(Just(Balancing::RoundRobin)), 0..3),
         after in steps(),
         is_retired in any::<bool>(),
     ) {
