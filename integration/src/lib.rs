@@ -19,6 +19,7 @@ pub mod lesson;
 pub mod manifest;
 pub mod network;
 pub mod node;
+pub mod ping;
 mod process;
 pub mod row;
 pub mod runtime;

@@ -31,7 +31,7 @@ pub fn packet(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum<'a>(bytes: impl Iterator<Item = &'a u8>) -> u16 {
+pub(crate) fn checksum<'a>(bytes: impl Iterator<Item = &'a u8>) -> u16 {
     let mut is_high = false;
     let sum = bytes.fold(0_u32, |sum, byte| {
         is_high = !is_high;

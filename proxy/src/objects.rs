@@ -8,8 +8,10 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use self::annotations::Weights;
 use crate::service_port::{Balancing, Family, Protocol, TrafficPolicy};
 
+pub mod annotations;
 mod wire;
 
 #[cfg(test)]
@@ -109,6 +111,15 @@ pub struct Invalid {
     pub reason: String,
 }
 
+/// What in an accepted object is not honoured, for people to hear of when the object changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Note {
+    /// The path of the field: `metadata.annotations[fairway.dev/balancing]`.
+    pub field: String,
+    /// What is odd about it, and what is done instead.
+    pub reason: String,
+}
+
 /// How a service is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 pub enum ServiceType {
@@ -150,8 +161,12 @@ pub struct Service {
     pub affinity_seconds: Option<u32>,
     /// How endpoints are chosen.
     pub balancing: Balancing,
+    /// How many turns endpoints have.
+    pub weights: Weights,
     /// Its ports, each name and protocol once.
     pub ports: Vec<Port>,
+    /// What of it is not honoured.
+    pub notes: Vec<Note>,
 }
 
 impl Service {
@@ -175,7 +190,9 @@ impl Service {
             health_check_node_port: None,
             affinity_seconds: None,
             balancing: Balancing::RoundRobin,
+            weights: Weights::default(),
             ports,
+            notes: Vec::new(),
         }
     }
 
@@ -236,6 +253,10 @@ pub struct SlicePort {
 pub struct SliceEndpoint {
     /// The address, of the slice's family.
     pub address: IpAddr,
+    /// The name of what it is, a pod as a rule, in the slice's namespace.
+    pub target: Option<Arc<str>>,
+    /// The name that it has in DNS besides the service's, if any.
+    pub hostname: Option<Arc<str>>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
     /// Whether new connections should go there.
@@ -246,6 +267,22 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// Whom it is meant for, if it says so.
     pub hints: Option<Box<Hints>>,
+}
+
+impl SliceEndpoint {
+    /// An endpoint that is ready, and says nothing else.
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            target: None,
+            hostname: None,
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            hints: None,
+        }
+    }
 }
 
 /// Whom an endpoint is meant for: clients on these nodes, in these zones. Both empty: anybody.

@@ -27,7 +27,9 @@ mod masquerade;
 mod members;
 mod node_ports;
 mod numbers;
+mod order;
 mod rejection;
+mod rendezvous;
 mod rotation;
 pub mod routes;
 mod services;
@@ -334,7 +336,7 @@ impl FamilyPlanner {
         all: Option<Target>,
         local: Option<Target>,
     ) -> (Option<Target>, Option<Target>) {
-        let affinity_seconds = port.affinity_seconds;
+        let (affinity_seconds, balancing) = (port.affinity_seconds, port.balancing);
         let choices = [
             (port.uses_all_endpoints(), all, port.endpoints.as_slice(), Nobody::Rejection),
             (
@@ -346,7 +348,7 @@ impl FamilyPlanner {
         ];
         let [all, local] = choices.map(|(is_used, old, endpoints, nobody)| {
             if is_used {
-                let choice = Choice { endpoints, nobody, affinity_seconds };
+                let choice = Choice { endpoints, nobody, affinity_seconds, balancing };
                 Some(self.targets.lead(&mut self.journal, old, &choice))
             } else {
                 self.targets.abandon(old);

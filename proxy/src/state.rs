@@ -280,7 +280,8 @@ impl State {
             for target in ports.filter(|target| target.name == port.name && target.protocol == port.protocol)
             {
                 candidates.extend(slice.endpoints.iter().map(|endpoint| {
-                    (SocketAddr::new(endpoint.address, target.port), Candidate::new(endpoint, place))
+                    let candidate = Candidate::new(endpoint, place, &service.weights);
+                    (SocketAddr::new(endpoint.address, target.port), candidate)
                 }));
             }
         }

@@ -15,14 +15,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::pace::{Outcome, Pace};
 use crate::{
+    objects::Note,
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
     surroundings::Surroundings,
-    watch::Event,
+    watch::{Change, Event},
 };
 
 pub mod nodes;
@@ -126,6 +127,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 if event == Event::Listed {
                     (is_listed, is_due) = (true, true);
                 }
+                complain_of_oddities(&event);
                 self.touched.extend(self.state.apply(event));
             }
             if is_listed && (is_due || !self.touched.is_empty()) {
@@ -185,6 +187,14 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             error!(error, "not committed; the rules stay as they are until it succeeds");
             self.last_error = Some(message);
         }
+    }
+}
+
+/// Says what of an object is not honoured, whenever the object is different.
+fn complain_of_oddities(event: &Event) {
+    let Event::Service(Change::Set(service)) = event else { return };
+    for Note { field, reason } in &service.notes {
+        warn!(service = %service.name, field, reason, "served a service in part");
     }
 }
 

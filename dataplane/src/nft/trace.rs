@@ -331,3 +331,6 @@ impl<'a> Walk<'a> {
         self.table.maps.get(map)?.elements.get(&key).map(|element| &element.data)
     }
 }
+
+#[cfg(test)]
+mod tests;

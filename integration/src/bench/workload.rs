@@ -176,12 +176,8 @@ fn service(number: u32, name: ObjectName) -> Event {
 fn slice(number: u32, endpoints: impl IntoIterator<Item = Ipv4Addr>) -> Event {
     let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: ENDPOINT_PORT };
     let endpoints = (number..).zip(endpoints).map(|(seat, address)| SliceEndpoint {
-        address: IpAddr::V4(address),
         node: Some(node_name(seat).into()),
-        ready: true,
-        serving: true,
-        terminating: false,
-        hints: None,
+        ..SliceEndpoint::new(IpAddr::V4(address))
     });
     Event::EndpointSlice(Change::Set(Arc::new(EndpointSlice {
         name: slice_name(number),

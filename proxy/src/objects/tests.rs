@@ -287,3 +287,21 @@ fn kinds_that_only_share_the_name_are_not_ours() {
 fn an_object_without_kind_is_told_so() {
     check_wrong(Object::parse(json!({"metadata": {"name": "web"}})), "object web: kind: missing");
 }
+
+#[test]
+fn an_annotation_that_makes_no_sense_is_noted_and_left_out() {
+    let value = json!({
+        "kind": "Service", "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+        "metadata": {"name": "web", "annotations": {
+            "fairway.dev/balancing": "least-connections", "fairway.dev/weights": "web-0=3", "other": "x",
+        }},
+    });
+
+    let Some(Object::Service(service)) = Object::parse(value).unwrap() else { panic!("no service") };
+
+    assert_eq!(service.balancing, Balancing::RoundRobin);
+    assert_ne!(service.weights, Weights::default());
+    let reason = r#""least-connections" is none of round-robin, random, source-hash; round-robin is used"#;
+    let field = "metadata.annotations[fairway.dev/balancing]".to_owned();
+    assert_eq!(service.notes, [Note { field, reason: reason.into() }]);
+}

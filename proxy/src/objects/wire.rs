@@ -87,6 +87,7 @@ struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     labels: Option<Labels>,
+    annotations: Option<Annotations>,
 }
 
 /// The labels that mean something to a proxy.
@@ -100,6 +101,15 @@ struct Labels {
     other_proxy: Option<String>,
     #[serde(rename = "topology.kubernetes.io/zone")]
     zone: Option<String>,
+}
+
+/// The annotations that mean something to Fairway.
+#[derive(Deserialize, Default)]
+struct Annotations {
+    #[serde(rename = "fairway.dev/balancing")]
+    balancing: Option<String>,
+    #[serde(rename = "fairway.dev/weights")]
+    weights: Option<String>,
 }
 
 impl Metadata {

@@ -26,6 +26,7 @@ use super::{
     inheritance::Inheritance,
     journal::Journal,
     layout::{PICK, SLOTS, by_class, goto, kind, rule},
+    order::Order,
     rotation::{Ending, Member, Rotations, Turns},
 };
 
@@ -193,12 +194,12 @@ impl Identities {
         journal: &mut Journal,
         rotations: &mut Rotations,
         seconds: u32,
-        endpoints: &[SocketAddr],
+        order: Order<SocketAddr>,
     ) -> Option<Sticky> {
         let (identity, last) = self.take_identity(journal, seconds)?;
         let (ids, turns, choice) = (BTreeMap::new(), None, None);
         let sticky = Sticky { seconds, identity, last, ids, turns, choice };
-        Some(change(journal, rotations, sticky, endpoints).0)
+        Some(change(journal, rotations, sticky, order).0)
     }
 
     /// Goes on with what an earlier run led to under that identity, if all of it is there.
@@ -323,22 +324,21 @@ pub(super) fn change(
     journal: &mut Journal,
     rotations: &mut Rotations,
     mut sticky: Sticky,
-    endpoints: &[SocketAddr],
+    order: Order<SocketAddr>,
 ) -> (Sticky, Retired) {
     let mut retired = Retired::default();
-    let (known, wanted) = (std::mem::take(&mut sticky.ids), endpoints.iter().collect::<BTreeSet<_>>());
+    let (known, wanted) = (std::mem::take(&mut sticky.ids), order.slots.iter().collect::<BTreeSet<_>>());
     (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| wanted.contains(known));
-    for endpoint in endpoints.iter().take(id_limit()) {
+    for endpoint in wanted.into_iter().take(id_limit()) {
         if !sticky.ids.contains_key(endpoint) {
             let id = sticky.next_id();
             sticky.ids.insert(*endpoint, id);
             journal.put(SLOTS, Key::Number(id.0), false, Data::Endpoint(*endpoint).into());
         }
     }
-    let mut ids: Vec<_> = sticky.ids.values().copied().collect();
-    ids.sort_unstable();
-    let only = ids.first().map_or(0, |id| id.0);
-    (sticky.turns, retired.turns) = match (sticky.turns.take(), ids.len()) {
+    let ids = order.map(|endpoint| sticky.ids.get(&endpoint).copied());
+    let only = ids.slots.first().map_or(0, |id| id.0);
+    (sticky.turns, retired.turns) = match (sticky.turns.take(), ids.slots.len()) {
         (turns, 1) => (None, turns),
         (Some(turns), _) => {
             let (turns, gone) = rotations.change(journal, turns, ids);

@@ -1,9 +1,10 @@
 //! Rotations: how the endpoints of a service port take turns.
 //!
-//! One endpoint needs no turns: its slot is the number. For N there is a *class*: a rule of its own that counts `numgen inc
-//! mod N` over a range of N slots, exact over all CPUs and all addresses of the service. Classes are made in lots of
-//! eight, a chain each, and stay: a service that needs one takes a spare of its N and gives it back. An endpoint that is
-//! replaced takes over the slot, so the rotation goes on; when N changes, the service moves to a class of the new N.
+//! One endpoint needs no turns: its slot is the number. For more there is a *class*: a rule of its own that chooses one of a range
+//! of slots, by counting `numgen inc mod N` round it, exact over all CPUs and all addresses of the service; or by drawing
+//! lots; or by the client's hash. Classes are made in lots of eight, a chain each, and stay: a service that needs one takes a
+//! spare of its kind and gives it back. An endpoint that is replaced takes over the slots, so the rotation goes on; when their
+//! number changes, the service moves to a class of that number.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -14,7 +15,12 @@ use super::{
     inheritance::Inheritance,
     journal::Journal,
     layout::{CLASS, CLASSES, CLASSES_PER_CHAIN, PICK, SLOTS, goto, rule},
+    order::Order,
 };
+use crate::service_port::Balancing;
+
+/// Goes into the hash of every client: the same on every node, so that they choose alike.
+const SEED: u32 = 0x6661_6972;
 
 /// Where a class's rule leads once it has chosen: decides which services may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,23 +31,31 @@ pub(super) enum Ending {
     Turn(u32),
 }
 
-/// Eight classes of the same length and ending: one chain.
+/// What a class is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    balancing: Balancing,
+    /// How many slots it chooses from.
+    length: u32,
+    ending: Ending,
+}
+
+/// Eight classes of one kind: one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lot {
-    ending: Ending,
-    /// How many members take turns.
-    length: u32,
+    kind: Kind,
     /// The first slot of the first class; the others follow.
     base: u32,
 }
 
 impl Lot {
-    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `sticky-4-of-2-at-26-for-10800`.
+    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `hash-4-of-1024-at-26-for-10800`.
     fn chain_name(self, number: u32) -> ChainName {
-        let Self { length, base, ending } = self;
+        let Self { kind: Kind { balancing, length, ending }, base } = self;
+        let word = word(balancing);
         match ending {
-            Ending::Pick => format!("rr-{number}-of-{length}-at-{base}"),
-            Ending::Turn(seconds) => format!("sticky-{number}-of-{length}-at-{base}-for-{seconds}"),
+            Ending::Pick => format!("{word}-{number}-of-{length}-at-{base}"),
+            Ending::Turn(seconds) => format!("{word}-{number}-of-{length}-at-{base}-for-{seconds}"),
         }
         .into()
     }
@@ -49,14 +63,15 @@ impl Lot {
     /// The lot, and its number, of a chain of that name.
     fn parse(chain_name: &str) -> Option<(u32, Self)> {
         let words: Vec<_> = chain_name.split('-').collect();
-        let (number, length, base, ending) = match words.as_slice() {
-            ["rr", number, "of", length, "at", base] => (number, length, base, Ending::Pick),
-            ["sticky", number, "of", length, "at", base, "for", seconds] => {
-                (number, length, base, Ending::Turn(seconds.parse().ok()?))
-            }
+        let [first, number, "of", length, "at", base, rest @ ..] = words.as_slice() else { return None };
+        let ending = match rest {
+            [] => Ending::Pick,
+            ["for", seconds] => Ending::Turn(seconds.parse().ok()?),
             _ => return None,
         };
-        Some((number.parse().ok()?, Self { ending, length: length.parse().ok()?, base: base.parse().ok()? }))
+        let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing) == *first)?;
+        let kind = Kind { balancing, length: length.parse().ok()?, ending };
+        Some((number.parse().ok()?, Self { kind, base: base.parse().ok()? }))
     }
 
     fn classes(self, number: u32) -> impl DoubleEndedIterator<Item = Class> + ExactSizeIterator {
@@ -64,7 +79,7 @@ impl Lot {
         let places = 0..usize::try_from(CLASSES_PER_CHAIN).unwrap_or(0);
         places.map(move |place| {
             let place = u32::try_from(place).unwrap_or(0);
-            Class { number: first + place, base: self.base + place * self.length }
+            Class { number: first + place, base: self.base + place * self.kind.length }
         })
     }
 
@@ -73,8 +88,8 @@ impl Lot {
             // meta priority 8000:9 meta priority set numgen inc mod 3 offset 7 goto pick
             rule([
                 Statement::Match(Match::Priority(class.number)),
-                Statement::SetPriority(Source::Rotation { modulus: self.length, offset: class.base }),
-                match self.ending {
+                Statement::SetPriority(self.kind.source(class.base)),
+                match self.kind.ending {
                     Ending::Pick => goto(PICK),
                     Ending::Turn(seconds) => goto(affinity::turn_chain(seconds)),
                 },
@@ -90,7 +105,35 @@ impl Lot {
     }
 
     fn end(self) -> u32 {
-        self.base.saturating_add(self.length.saturating_mul(CLASSES_PER_CHAIN))
+        self.base.saturating_add(self.kind.length.saturating_mul(CLASSES_PER_CHAIN))
+    }
+}
+
+impl Kind {
+    fn of<T>(order: &Order<T>, ending: Ending) -> Self {
+        let length = u32::try_from(order.slots.len()).unwrap_or(u32::MAX);
+        Self { balancing: order.balancing, length, ending }
+    }
+
+    /// Where a class gets the next slot from.
+    fn source(self, offset: u32) -> Source {
+        let modulus = self.length;
+        match self.balancing {
+            Balancing::RoundRobin => Source::Rotation { modulus, offset },
+            Balancing::Random => Source::Random { modulus, offset },
+            Balancing::SourceHash => Source::ByHash { modulus, seed: SEED, offset },
+        }
+    }
+}
+
+const BALANCINGS: [Balancing; 3] = [Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash];
+
+/// The first word of a chain's name.
+fn word(balancing: Balancing) -> &'static str {
+    match balancing {
+        Balancing::RoundRobin => "rr",
+        Balancing::Random => "random",
+        Balancing::SourceHash => "hash",
     }
 }
 
@@ -122,8 +165,8 @@ pub(super) struct Turns<T> {
 enum Seat {
     /// The only member's slot.
     Slot(u32),
-    /// A class of as many slots as there are members.
-    Class(Class),
+    /// A class of that kind, of as many slots as there are members.
+    Class(Kind, Class),
 }
 
 impl<T: Member> Turns<T> {
@@ -131,7 +174,7 @@ impl<T: Member> Turns<T> {
     pub(super) fn number(&self) -> u32 {
         match self.seat {
             Seat::Slot(slot) => slot,
-            Seat::Class(class) => class.number,
+            Seat::Class(_, class) => class.number,
         }
     }
 
@@ -139,7 +182,7 @@ impl<T: Member> Turns<T> {
     fn slots(&self) -> impl Iterator<Item = (u32, T)> {
         let first = match self.seat {
             Seat::Slot(slot) => slot,
-            Seat::Class(class) => class.base,
+            Seat::Class(_, class) => class.base,
         };
         (first..).zip(self.members.iter().copied())
     }
@@ -175,9 +218,9 @@ pub(super) struct Rotations {
     next_slot: u32,
     lots: BTreeMap<u32, Lot>,
     /// How many lots there are of a kind.
-    made: BTreeMap<(Ending, u32), usize>,
+    made: BTreeMap<Kind, usize>,
     spare_slots: Vec<u32>,
-    spare_classes: BTreeMap<(Ending, u32), Vec<Class>>,
+    spare_classes: BTreeMap<Kind, Vec<Class>>,
     /// Classes whose slots an earlier run has filled, by number.
     unclaimed: BTreeMap<u32, Class>,
     /// Moves on with every class taken, so that not every rotation begins with the first endpoint.
@@ -205,17 +248,17 @@ impl Rotations {
         &mut self,
         journal: &mut Journal,
         ending: Ending,
-        mut members: Vec<T>,
+        mut order: Order<T>,
     ) -> Turns<T> {
-        let seat = if members.len() == 1 {
+        let seat = if order.slots.len() == 1 {
             Seat::Slot(self.take_slot())
         } else {
             self.beginning = self.beginning.wrapping_add(1);
-            let beginning = self.beginning.checked_rem(members.len()).unwrap_or(0);
-            members.rotate_left(beginning);
-            Seat::Class(self.take_class(journal, ending, members.len()))
+            order = order.beginning_at(self.beginning);
+            let kind = Kind::of(&order, ending);
+            Seat::Class(kind, self.take_class(journal, kind))
         };
-        let turns = Turns { ending, members: members.into(), seat };
+        let turns = Turns { ending, members: order.slots.into(), seat };
         for (map, key, element) in turns.elements() {
             journal.put(map, key, false, element);
         }
@@ -223,26 +266,25 @@ impl Rotations {
     }
 
     /// Exchanges members: those that stay keep their turn. Returns the turns that are to be removed, if it takes new ones.
-    /// `wanted` is sorted.
     pub(super) fn change<T: Member>(
         &mut self,
         journal: &mut Journal,
         mut turns: Turns<T>,
-        wanted: Vec<T>,
+        order: Order<T>,
     ) -> (Turns<T>, Option<Turns<T>>) {
-        if wanted.len() != turns.members.len() {
-            let started = self.start(journal, turns.ending, wanted);
+        let is_fit = match turns.seat {
+            Seat::Slot(_) => order.slots.len() == 1,
+            Seat::Class(kind, _) => kind == Kind::of(&order, turns.ending),
+        };
+        if !is_fit {
+            let started = self.start(journal, turns.ending, order);
             return (started, Some(turns));
         }
-        let mut known: Vec<_> = turns.members.to_vec();
-        known.sort_unstable();
-        let mut added = wanted.iter().filter(|member| known.binary_search(member).is_err());
+        let order = order.in_places_of(&turns.members);
         let first = turns.slots().next().map_or(0, |(slot, _)| slot);
-        for (slot, member) in (first..).zip(&mut turns.members) {
-            if wanted.binary_search(member).is_err()
-                && let Some(new) = added.next()
-            {
-                *member = *new;
+        for (slot, (member, new)) in (first..).zip(turns.members.iter_mut().zip(order.slots)) {
+            if *member != new {
+                *member = new;
                 journal.put(T::MAP, Key::Number(slot), true, new.element());
             }
         }
@@ -260,11 +302,11 @@ impl Rotations {
             let member = from.remove(&number)?;
             return Some(Turns { ending, members: [member].into(), seat: Seat::Slot(number) });
         }
-        let lot = self.lots.get(&lot_of(number)).filter(|lot| lot.ending == ending)?;
+        let kind = self.lots.get(&lot_of(number)).map(|lot| lot.kind).filter(|kind| kind.ending == ending)?;
         let class = *self.unclaimed.get(&number)?;
-        let members = Inheritance::take_range(from, class.base, usize::try_from(lot.length).ok()?)?;
+        let members = Inheritance::take_range(from, class.base, usize::try_from(kind.length).ok()?)?;
         self.unclaimed.remove(&number);
-        Some(Turns { ending, members: members.into(), seat: Seat::Class(class) })
+        Some(Turns { ending, members: members.into(), seat: Seat::Class(kind, class) })
     }
 
     /// Removes turns to which nothing leads, and frees their numbers.
@@ -275,10 +317,7 @@ impl Rotations {
         }
         match turns.seat {
             Seat::Slot(slot) => self.spare_slots.push(slot),
-            Seat::Class(class) => {
-                let length = u32::try_from(turns.members.len()).unwrap_or(u32::MAX);
-                self.spare_classes.entry((turns.ending, length)).or_default().push(class);
-            }
+            Seat::Class(kind, class) => self.spare_classes.entry(kind).or_default().push(class),
         }
     }
 
@@ -291,12 +330,12 @@ impl Rotations {
         for (number, lot) in chains.filter_map(|name| Lot::parse(name)) {
             self.next_slot = self.next_slot.max(lot.end());
             self.lots.insert(number, lot);
-            *self.made.entry((lot.ending, lot.length)).or_default() += 1;
+            *self.made.entry(lot.kind).or_default() += 1;
             for class in lot.classes(number).rev() {
-                if inheritance.is_in(&(class.base..class.base.saturating_add(lot.length))) {
+                if inheritance.is_in(&(class.base..class.base.saturating_add(lot.kind.length))) {
                     self.unclaimed.insert(class.number, class);
                 } else {
-                    self.spare_classes.entry((lot.ending, lot.length)).or_default().push(class);
+                    self.spare_classes.entry(lot.kind).or_default().push(class);
                 }
             }
         }
@@ -308,7 +347,7 @@ impl Rotations {
     pub(super) fn free_unclaimed(&mut self, inheritance: &Inheritance) {
         for (number, class) in std::mem::take(&mut self.unclaimed) {
             if let Some(lot) = self.lots.get(&lot_of(number)) {
-                self.spare_classes.entry((lot.ending, lot.length)).or_default().push(class);
+                self.spare_classes.entry(lot.kind).or_default().push(class);
             }
         }
         let ranges: BTreeMap<_, _> = self.lots.values().map(|lot| (lot.base, lot.end())).collect();
@@ -324,9 +363,9 @@ impl Rotations {
             (spare < (*lots).clamp(4, 8 * MOST_LOTS)).then_some((*kind, lots.div_ceil(4).min(MOST_LOTS)))
         });
         let short: Vec<_> = short.collect();
-        for ((ending, length), lots) in &short {
+        for (kind, lots) in &short {
             for _ in 0..*lots {
-                self.make_lot(journal, *ending, *length);
+                self.make_lot(journal, *kind);
             }
         }
         !short.is_empty()
@@ -346,28 +385,27 @@ impl Rotations {
         })
     }
 
-    fn take_class(&mut self, journal: &mut Journal, ending: Ending, length: usize) -> Class {
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
+    fn take_class(&mut self, journal: &mut Journal, kind: Kind) -> Class {
         loop {
-            if let Some(class) = self.spare_classes.entry((ending, length)).or_default().pop() {
+            if let Some(class) = self.spare_classes.entry(kind).or_default().pop() {
                 return class;
             }
             // A change that has to wait for a class is dear, whether one lot is made or many: make them ever rarer.
-            let made = self.made.get(&(ending, length)).copied().unwrap_or(0);
+            let made = self.made.get(&kind).copied().unwrap_or(0);
             for _ in 0..made.clamp(1, MOST_LOTS) {
-                self.make_lot(journal, ending, length);
+                self.make_lot(journal, kind);
             }
         }
     }
 
     /// Makes a lot; its classes are spare.
-    fn make_lot(&mut self, journal: &mut Journal, ending: Ending, length: u32) {
+    fn make_lot(&mut self, journal: &mut Journal, kind: Kind) {
         let number = self.lots.last_key_value().map_or(1, |(last, _)| last + 1); // 0 would hold the rejection
-        let lot = Lot { ending, length, base: self.next_slot };
+        let lot = Lot { kind, base: self.next_slot };
         self.next_slot = lot.end();
         self.lots.insert(number, lot);
-        *self.made.entry((ending, length)).or_default() += 1;
-        self.spare_classes.entry((ending, length)).or_default().extend(lot.classes(number).rev());
+        *self.made.entry(kind).or_default() += 1;
+        self.spare_classes.entry(kind).or_default().extend(lot.classes(number).rev());
         journal.add_chain(lot.chain_name(number), lot.chain(number));
         let (key, element) = lot.element(number);
         journal.put(CLASSES, key, false, element);

@@ -13,10 +13,11 @@ use super::{
     inheritance::Inheritance,
     journal::Journal,
     layout,
+    order::Order,
     rotation::{Ending, Rotations, Turns},
     source_ranges::{Guard, Guards},
 };
-use crate::service_port::Endpoint;
+use crate::service_port::{Balancing, Endpoint};
 
 /// Where some addresses of a service port lead.
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub(super) struct Choice<'a> {
     pub(super) nobody: Nobody,
     /// How long clients stay with their endpoint.
     pub(super) affinity_seconds: Option<u32>,
+    /// How one of them is chosen.
+    pub(super) balancing: Balancing,
 }
 
 /// What is removed once nothing leads to it.
@@ -101,20 +104,19 @@ pub(super) struct Targets {
 impl Targets {
     /// Leads to these endpoints, from wherever it led before.
     pub(super) fn lead(&mut self, journal: &mut Journal, old: Option<Target>, choice: &Choice) -> Target {
-        let mut endpoints: Vec<_> = choice.endpoints.iter().map(|endpoint| endpoint.address).collect();
-        endpoints.sort_unstable();
+        let order = Order::of(choice.endpoints, choice.balancing);
         match (old, choice.affinity_seconds) {
-            (old, _) if endpoints.is_empty() => {
+            (old, _) if order.slots.is_empty() => {
                 self.abandon(old);
                 Target::Nobody(choice.nobody)
             }
             (Some(Target::InTurn(turns)), None) => {
-                let (turns, gone) = self.rotations.change(journal, turns, endpoints);
+                let (turns, gone) = self.rotations.change(journal, turns, order);
                 self.leaving.extend(gone.map(Retired::Turns));
                 Target::InTurn(turns)
             }
             (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
-                let (sticky, gone) = affinity::change(journal, &mut self.rotations, sticky, &endpoints);
+                let (sticky, gone) = affinity::change(journal, &mut self.rotations, sticky, order);
                 if !gone.is_empty() {
                     self.leaving.push(Retired::Sticky(gone));
                 }
@@ -124,11 +126,11 @@ impl Targets {
                 self.abandon(old);
                 let rotations = &mut self.rotations;
                 let sticky = affinity
-                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, &endpoints));
+                    .and_then(|seconds| self.identities.start(journal, rotations, seconds, order.clone()));
                 match sticky {
                     Some(sticky) => Target::Sticky(sticky),
                     // None wanted, or none left: better served without than not at all.
-                    None => Target::InTurn(rotations.start(journal, Ending::Pick, endpoints)),
+                    None => Target::InTurn(rotations.start(journal, Ending::Pick, order)),
                 }
             }
         }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    objects::{Hints, SliceEndpoint},
+    objects::{Hints, SliceEndpoint, annotations::Weights},
     service_port::Endpoint,
 };
 
@@ -30,6 +30,7 @@ pub(super) struct Candidate {
     for_node: Hint,
     for_zone: Hint,
     is_local: bool,
+    weight: u32,
 }
 
 /// Whether an endpoint is meant for clients here.
@@ -44,7 +45,7 @@ enum Hint {
 }
 
 impl Candidate {
-    pub(super) fn new(endpoint: &SliceEndpoint, place: Place) -> Self {
+    pub(super) fn new(endpoint: &SliceEndpoint, place: Place, weights: &Weights) -> Self {
         let hints = endpoint.hints.as_deref();
         Self {
             is_staying: !endpoint.terminating,
@@ -53,6 +54,7 @@ impl Candidate {
             for_node: hint(hints, |hints| &hints.nodes, Some(place.node)),
             for_zone: hint(hints, |hints| &hints.zones, place.zone),
             is_local: endpoint.node.as_deref() == Some(place.node),
+            weight: weights.of(endpoint),
         }
     }
 
@@ -116,13 +118,16 @@ pub(super) fn of_local(candidates: &[(SocketAddr, Candidate)]) -> Vec<Endpoint> 
 fn chosen(candidates: &[(SocketAddr, Candidate)], is_among: impl Fn(Candidate) -> bool) -> Vec<Endpoint> {
     let among = || candidates.iter().filter(|(_, candidate)| is_among(*candidate));
     let any_ready = among().any(|(_, candidate)| candidate.is_ready);
-    let usable = among().filter(|(_, candidate)| candidate.is_usable(any_ready));
+    let usable = || among().filter(|(_, candidate)| candidate.is_usable(any_ready));
+    // Where all weigh nothing, they are better than nobody.
+    let any_weight = usable().any(|(_, candidate)| candidate.weight > 0);
+    let wanted = usable().filter(|(_, candidate)| candidate.weight > 0 || !any_weight);
     let endpoint = |(address, candidate): &(SocketAddr, Candidate)| Endpoint {
         address: *address,
         is_local: candidate.is_local,
-        weight: 1,
+        weight: candidate.weight.max(1),
     };
-    usable.map(endpoint).collect()
+    wanted.map(endpoint).collect()
 }
 
 /// Says whether there is an endpoint for anybody anywhere.

@@ -123,7 +123,14 @@ fn slice() -> impl Strategy<Value = Event> {
                         Some(Family::Ip6) => [0xfd00, 1, 0, 0, 0, 0, 0, number.into()].into(),
                         _ => [10, 1, 0, number].into(),
                     };
-                    SliceEndpoint { address, node: node.map(Into::into), ready, serving, terminating, hints }
+                    SliceEndpoint {
+                        node: node.map(Into::into),
+                        ready,
+                        serving,
+                        terminating,
+                        hints,
+                        ..SliceEndpoint::new(address)
+                    }
                 });
             let endpoints = endpoints.collect();
             let slice = EndpointSlice {

@@ -485,3 +485,35 @@ fn source_ranges_are_of_one_family_and_let_the_node_in_by_the_address_itself() {
     assert_eq!(ranges(&["203.0.113.7/32", "203.0.113.0/24"]), ["203.0.113.0/24"], "none within another");
     assert_eq!(ranges(&[" 10.2.0.0/16 "]), ["10.2.0.0/16", "192.0.2.1/32"], "this node's own");
 }
+
+/// A service with these weights in front of three pods `web-0` … `web-2`, one of them not ready: what each endpoint weighs.
+fn weighed(weights: &str) -> String {
+    let metadata = json!({"name": "web", "annotations": {"fairway.dev/weights": weights}});
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]});
+    let pod = |number: u8, ready: bool| {
+        json!({
+            "addresses": [format!("10.1.0.{number}")], "hostname": format!("host-{number}"),
+            "targetRef": {"kind": "Pod", "name": format!("web-{number}")}, "conditions": {"ready": ready},
+        })
+    };
+    let mut state = State::new("m");
+    state.apply(parse(json!({"kind": "Service", "metadata": metadata, "spec": spec})));
+    state.apply(slice("a", json!({"endpoints": [pod(0, true), pod(1, true), pod(2, false)]})));
+    let (_, _, port) = state.service_ports().next().unwrap();
+    let weights = port.endpoints.iter().map(|e| format!("{}={}", e.address.ip(), e.weight));
+    weights.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn an_endpoint_is_weighed_by_address_pod_or_host_name() {
+    assert_eq!(weighed(""), "10.1.0.0=1 10.1.0.1=1");
+    assert_eq!(weighed("web-0=3,10.1.0.1=2"), "10.1.0.0=3 10.1.0.1=2");
+    assert_eq!(weighed("host-1=7, web-2=5"), "10.1.0.0=1 10.1.0.1=7");
+    assert_eq!(weighed("web-1=7, host-1=6, 10.1.0.1=5"), "10.1.0.0=1 10.1.0.1=5");
+}
+
+#[test]
+fn what_weighs_nothing_is_chosen_only_if_nothing_weighs_anything() {
+    assert_eq!(weighed("web-0=0"), "10.1.0.1=1");
+    assert_eq!(weighed("web-0=0, web-1=0"), "10.1.0.0=1 10.1.0.1=1");
+}

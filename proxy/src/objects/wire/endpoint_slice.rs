@@ -30,8 +30,16 @@ enum AddressType {
 struct WireEndpoint {
     addresses: Option<Vec<String>>,
     conditions: Option<Conditions>,
+    hostname: Option<String>,
     node_name: Option<String>,
+    target_ref: Option<Reference>,
     hints: Option<WireHints>,
+}
+
+/// What an endpoint is.
+#[derive(Deserialize)]
+struct Reference {
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +112,8 @@ fn endpoints(wire: Vec<WireEndpoint>, family: Family) -> Result<Vec<SliceEndpoin
         let conditions = wire.conditions.unwrap_or_default();
         endpoints.push(SliceEndpoint {
             address,
+            target: wire.target_ref.and_then(|target| target.name).map(Into::into),
+            hostname: wire.hostname.filter(|name| !name.is_empty()).map(Into::into),
             node: wire.node_name.map(Into::into),
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),

@@ -4,10 +4,13 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Metadata, WireProtocol, Wrong, cidr, namespaced, protocol, sloppy_ip, wrong};
+use super::{Annotations, Metadata, WireProtocol, Wrong, cidr, namespaced, protocol, sloppy_ip, wrong};
 use crate::{
-    objects::{Port, Service, ServiceType},
-    service_port::{Balancing, Family, TrafficPolicy},
+    objects::{
+        Note, Port, Service, ServiceType,
+        annotations::{self, BALANCING, WEIGHTS, Weights},
+    },
+    service_port::{Family, TrafficPolicy},
 };
 
 /// Three hours, the API's default.
@@ -101,7 +104,9 @@ struct WirePort {
 }
 
 pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
-    let Wire { metadata, spec, status } = wire;
+    let Wire { mut metadata, spec, status } = wire;
+    let mut notes = Vec::new();
+    let Annotations { balancing, weights } = metadata.annotations.take().unwrap_or_default();
     let service_type = spec.service_type.unwrap_or(ServiceType::ClusterIp);
     let external_policy = spec.external_traffic_policy.unwrap_or_default();
     let is_load_balancer = service_type == ServiceType::LoadBalancer;
@@ -118,9 +123,24 @@ pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
         external_policy,
         health_check_node_port: spec.health_check_node_port.filter(|&port| port != 0 && has_health_check),
         affinity_seconds: affinity_seconds(spec.session_affinity, spec.session_affinity_config)?,
-        balancing: Balancing::default(),
+        balancing: annotation(BALANCING, balancing, annotations::balancing, &mut notes),
+        weights: annotation(WEIGHTS, weights, Weights::parse, &mut notes),
         ports: ports(spec.ports.unwrap_or_default(), service_type)?,
         name: metadata.object_name(namespaced)?,
+        notes,
+    })
+}
+
+/// Reads an annotation. One that makes no sense is as good as none, and noted.
+fn annotation<T: Default>(
+    name: &str,
+    text: Option<String>,
+    read: impl Fn(&str) -> Result<T, String>,
+    notes: &mut Vec<Note>,
+) -> T {
+    text.map_or_else(|| Ok(T::default()), |text| read(&text)).unwrap_or_else(|reason| {
+        notes.push(Note { field: format!("metadata.annotations[{name}]"), reason });
+        T::default()
     })
 }
 

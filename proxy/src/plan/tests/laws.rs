@@ -6,7 +6,10 @@ use dataplane::nft::{Fate, trace};
 use ipnetwork::IpNetwork;
 
 use super::*;
-use crate::service_port::TrafficPolicy;
+use crate::{
+    objects::annotations::turns,
+    service_port::{Balancing, TrafficPolicy},
+};
 
 /// One step of a history: a service port of three, set to something or removed.
 #[derive(Debug, Clone)]
@@ -35,12 +38,15 @@ fn external() -> impl Strategy<Value = (Vec<IpAddr>, Vec<IpAddr>, Vec<IpNetwork>
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(balancing: impl Strategy<Value = Balancing>) -> impl Strategy<Value = Step> {
     let endpoints = proptest::collection::btree_set(prop_oneof![2..9_i16, -12..-9_i16], 0..5);
+    let weights = prop_oneof![3 => Just([1; 4]), 1 => [1..4_u32, 1..4, 1..4, 1..4]];
     let node_port = proptest::option::of(30_000..30_003_u16);
     let affinity = proptest::option::of(prop_oneof![Just(60_u32), Just(10_800)]);
-    let service = (endpoints, node_port, affinity, 0..4_u8, (policy(), policy()), external()).prop_map(
-        |(endpoints, node_port, affinity_seconds, ip, policies, external)| {
+    let service =
+        (endpoints, weights, balancing, node_port, affinity, 0..4_u8, (policy(), policy()), external());
+    let service = service.prop_map(
+        |(endpoints, weights, balancing, node_port, affinity_seconds, ip, policies, external)| {
             let endpoints: Vec<_> = endpoints.into_iter().collect();
             let (internal_policy, external_policy) = policies;
             let (external_ips, load_balancer_ips, source_ranges) = external;
@@ -52,8 +58,10 @@ fn step() -> impl Strategy<Value = Step> {
                 internal_policy,
                 external_policy,
                 affinity_seconds,
+                balancing,
                 ..port(&format!("10.96.0.{ip}"), &endpoints)
             };
+            port.endpoints.iter_mut().zip(weights).for_each(|(endpoint, weight)| endpoint.weight = weight);
             if port.uses_local_endpoints() {
                 port.local_endpoints = port.endpoints.iter().copied().filter(|e| e.is_local).collect();
             }
@@ -64,7 +72,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 1..30)
+    // The tables of hashes are large, so few histories have any.
+    let by_turns = prop_oneof![4 => Just(Balancing::RoundRobin), 1 => Just(Balancing::Random)];
+    let by_all = prop_oneof![Just(Balancing::RoundRobin), Just(Balancing::SourceHash)];
+    let by_turns = proptest::collection::vec(step(by_turns), 1..30);
+    prop_oneof![15 => by_turns, 1 => proptest::collection::vec(step(by_all), 1..15)]
 }
 
 fn service_name(service: u8) -> ServicePortName {
@@ -215,9 +227,34 @@ const READ: [&[&str]; 3] = [
     ],
 ];
 
+/// Where packets from 10.1.1.1 to a service port are to go: one for each turn, sorted.
+fn wanted(port: &ServicePort) -> Vec<Fate> {
+    if port.endpoints.is_empty() {
+        return vec![Fate::Rejected];
+    }
+    if port.balancing == Balancing::SourceHash {
+        let mut node = Node::new(&Settings::default());
+        node.set(&service_name(0), Some(port));
+        let destination = SocketAddr::new(port.cluster_ip, port.port).to_string();
+        return trace(node.table(), &packet("10.1.1.1", &destination))
+            .into_iter()
+            .map(|way| way.fate)
+            .collect();
+    }
+    let round = turns(port.endpoints.iter().map(|endpoint| endpoint.weight));
+    let all: u32 = port.endpoints.iter().map(|endpoint| endpoint.weight).sum();
+    let turns = port.endpoints.iter().flat_map(|endpoint| {
+        let turns = usize::try_from(endpoint.weight * round / all).unwrap();
+        std::iter::repeat_n(Fate::Endpoint(endpoint.address), turns)
+    });
+    let mut wanted: Vec<_> = turns.collect();
+    wanted.sort();
+    wanted
+}
+
 proptest! {
     /// The kernel takes every transaction, and holds what is planned afterwards (checked by `Node::set`); every client is led where
-    /// Kubernetes promises, each endpoint exactly once in turn.
+    /// Kubernetes promises, to each endpoint in turn as often as it weighs, or where a client's hash says whatever was before.
     #[test]
     fn every_client_is_led_where_kubernetes_promises(steps in steps()) {
         let mut node = Node::within(&Settings::default(), &surroundings());
@@ -232,8 +269,19 @@ proptest! {
             for (client, destination) in packets() {
                 let ways = trace(node.table(), &client.packet(destination));
                 let routes: BTreeSet<_> = ways.iter().copied().collect();
-                prop_assert_eq!(ways.len(), routes.len(), "{:?} twice", ways);
-                prop_assert_eq!(routes, promised(&services, client, destination), "{:?} to {}", client, destination);
+                let promised = promised(&services, client, destination);
+                let is_hashed = services.values().any(|port| port.balancing == Balancing::SourceHash);
+                let is_kept = if is_hashed { routes.is_subset(&promised) } else { routes == promised };
+                prop_assert!(is_kept, "{:?} to {}: {:?} instead of {:?}", client, destination, routes, promised);
+            }
+            let mut served = BTreeSet::new();
+            let ports = services.values().filter(|port| served.insert(port.cluster_ip));
+            for port in ports.filter(|port| port.internal_policy == TrafficPolicy::Cluster) {
+                let destination = SocketAddr::new(port.cluster_ip, port.port).to_string();
+                let ways = trace(node.table(), &packet("10.1.1.1", &destination));
+                let mut fates: Vec<_> = ways.into_iter().map(|route| route.fate).collect();
+                fates.sort();
+                prop_assert_eq!(fates, wanted(port));
             }
         }
     }
@@ -271,7 +319,7 @@ proptest! {
     #[test]
     fn a_new_start_changes_only_what_differs(
         before in steps(),
-        meanwhile in proptest::collection::vec(step(), 0..3),
+        meanwhile in proptest::collection::vec(step(Just(Balancing::RoundRobin)), 0..3),
         after in steps(),
         is_retired in any::<bool>(),
     ) {
