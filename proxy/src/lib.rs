@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod conflist;
+pub mod health;
+pub mod listeners;
 pub mod objects;
 pub mod plan;
 pub mod service_port;

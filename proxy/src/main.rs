@@ -12,6 +12,7 @@ use dataplane::{
 use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
+    health::ports::Ports,
     plan::{LocalPods, Settings},
     sync::{
         Sync,
@@ -72,6 +73,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_pruning(nft::Socket::open()?);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let sync = Sync::new(&node_name, services, nodes);
+    let (health, internal) = (sync.followers().health(), sync.followers().internal_addresses());
+    let kernel = rtnl::Kernel::open()?;
+    let health_checks = Ports::new(health, &config.nodeport_addresses, &families, internal, kernel)
+        .context("follow the node's addresses")?;
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -84,6 +89,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let stop = cancelled.clone();
     tasks.spawn(async move {
         sync.run(events, stop).await;
+        Ok(())
+    });
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
+        health_checks.run(stop).await;
         Ok(())
     });
     let stop = cancelled.clone();
