@@ -6,14 +6,12 @@
     reason = "a test that cannot go on fails; and it plays the user"
 )]
 
+mod lone_node;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
@@ -22,75 +20,12 @@ use dataplane::{
     rtnl::{Address, Kernel, LOOPBACK},
 };
 use fairway_lab::{
-    binaries,
     client::{self, PATIENCE},
-    host::Host,
-    network::Switch,
     wait,
 };
+use lone_node::{LoneNode, NODE};
 
-const MANIFESTS: &str = "/var/lib/fairway/manifests";
-const NODE: [&str; 2] = ["192.168.14.51", "fd00:192:168:14::51"];
-
-/// A node with its daemon, and a machine outside that asks it.
-struct Lab {
-    node: Host,
-    outside: Host,
-    daemon: Child,
-    lines: mpsc::Receiver<String>,
-    _switch: Switch,
-}
-
-impl Lab {
-    /// Starts with these objects, each in a file of its own, and returns when they are served.
-    fn start(flags: &[&str], objects: &[(&str, &str)]) -> Self {
-        let (switch, node, outside) =
-            (Switch::make().unwrap(), Host::make("w1").unwrap(), Host::make("outside").unwrap());
-        switch.connect(&node, &NODE.map(|ip| ip.parse().unwrap())).unwrap();
-        switch
-            .connect(&outside, &["192.168.14.1".parse().unwrap(), "fd00:192:168:14::1".parse().unwrap()])
-            .unwrap();
-        let program = &binaries::built().unwrap().fairway_proxy;
-        let mut daemon = node
-            .run(|| {
-                fs::create_dir(MANIFESTS).unwrap();
-                for (file, text) in objects {
-                    write(file, text);
-                }
-                let mut command = Command::new(program);
-                command.args(["--manifests", MANIFESTS, "--hostname-override", "w1"]).args(flags);
-                command.stderr(Stdio::piped()).spawn().unwrap()
-            })
-            .unwrap();
-        let (sender, lines) = mpsc::channel();
-        let stderr = BufReader::new(daemon.stderr.take().unwrap());
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let lab = Self { node, outside, daemon, lines, _switch: switch };
-        lab.says("committed");
-        lab
-    }
-
-    fn write(&self, file: &str, text: &str) {
-        self.node.run(|| write(file, text)).unwrap();
-    }
-
-    fn remove(&self, file: &str) {
-        self.node.run(|| fs::remove_file(Path::new(MANIFESTS).join(file)).unwrap()).unwrap();
-    }
-
-    /// Waits until the daemon says something with `words` in it, and returns all it said until then.
-    fn says(&self, words: &str) -> String {
-        let mut said = String::new();
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(20)) {
-            said += &line;
-            said.push('\n');
-            if line.contains(words) {
-                return said;
-            }
-        }
-        panic!("it does not say {words:?}, but:\n{said}");
-    }
-
+impl LoneNode {
     /// What the node says on a port, to somebody outside.
     fn ask(&self, address: &str, port: u16) -> Result<String, client::Error> {
         let to = SocketAddr::new(address.parse().unwrap(), port);
@@ -148,19 +83,6 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
-fn write(file: &str, text: &str) {
-    let (draft, file) = (Path::new(MANIFESTS).join("draft"), Path::new(MANIFESTS).join(file));
-    fs::write(&draft, text).unwrap();
-    fs::rename(draft, file).unwrap();
-}
-
 /// A service behind a load balancer that asks on `port`; the address is made from its last letter.
 fn service(name: &str, port: u16) -> String {
     let last = name.bytes().last().unwrap();
@@ -189,7 +111,7 @@ const ELSEWHERE: (&str, &str, bool) = ("10.244.2.2", "w2", false);
 fairway_lab::sandbox_tests! {
     fn the_answer_is_kube_proxy_s_byte_for_byte_in_both_families() {
         let slice = slice("web", &[HERE, ("10.244.1.3", "w1", false), ELSEWHERE]);
-        let lab = Lab::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice)]);
+        let lab = LoneNode::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice)]);
         for address in NODE {
             lab.await_answer(address, 30_100, (200, 2));
         }
@@ -217,7 +139,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_node_without_endpoints_that_stay_wants_no_more_traffic() {
-        let lab = Lab::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE, ELSEWHERE]))]);
+        let lab = LoneNode::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE, ELSEWHERE]))]);
         lab.await_answer(NODE[0], 30_100, (200, 1));
 
         lab.write("slice.yaml", &slice("web", &[("10.244.1.2", "w1", true), ELSEWHERE]));
@@ -231,7 +153,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_health_check_port_follows_its_service() {
-        let lab = Lab::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
+        let lab = LoneNode::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
         lab.await_answer(NODE[0], 30_100, (200, 1));
 
         lab.write("service.yaml", &service("web", 30_200));
@@ -250,7 +172,7 @@ fairway_lab::sandbox_tests! {
 
     fn a_port_that_is_taken_is_said_once_and_served_when_it_is_free() {
         let (node, taken) = ("0.0.0.0", 30_100);
-        let lab = Lab::start(&[], &[]);
+        let lab = LoneNode::start(&[], &[]);
         let other = lab.node.run(|| TcpListener::bind((node, taken)).unwrap()).unwrap();
 
         lab.write("web.yaml", &format!("{}\n---\n{}", service("web", taken), slice("web", &[HERE])));
@@ -270,7 +192,7 @@ fairway_lab::sandbox_tests! {
 
     fn node_port_addresses_are_listened_on_as_they_come_and_go() {
         let flags = ["--nodeport-addresses=192.168.14.48/29,192.168.14.72/29"];
-        let lab = Lab::start(&flags, &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
+        let lab = LoneNode::start(&flags, &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
         lab.await_answer(NODE[0], 30_100, (200, 1));
         lab.await_answer(NODE[1], 30_100, (200, 1)); // no network names its family
 
@@ -290,7 +212,7 @@ fairway_lab::sandbox_tests! {
         let node = |address: &str| {
             format!("{{kind: Node, metadata: {{name: w1}}, status: {{addresses: [{{type: InternalIP, address: {address}}}]}}}}")
         };
-        let lab = Lab::start(
+        let lab = LoneNode::start(
             &["--nodeport-addresses=primary"],
             &[("node.yaml", &node(NODE[0])), ("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))],
         );
@@ -304,7 +226,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn clients_that_say_nothing_keep_nobody_from_asking() {
-        let lab = Lab::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
+        let lab = LoneNode::start(&[], &[("service.yaml", &service("web", 30_100)), ("slice.yaml", &slice("web", &[HERE]))]);
         lab.await_answer(NODE[0], 30_100, (200, 1));
         let to = SocketAddr::new(NODE[0].parse().unwrap(), 30_100);
 

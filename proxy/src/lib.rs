@@ -4,6 +4,7 @@ pub mod config;
 pub mod conflist;
 pub mod health;
 pub mod listeners;
+pub mod localhost;
 pub mod objects;
 pub mod plan;
 pub mod service_port;

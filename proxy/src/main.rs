@@ -13,6 +13,7 @@ use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
     health::ports::Ports,
+    localhost::Localhost,
     plan::{LocalPods, Settings},
     sync::{
         Sync,
@@ -72,11 +73,12 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_repair(repair)
         .with_pruning(nft::Socket::open()?);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
-    let sync = Sync::new(&node_name, services, nodes);
+    let mut sync = Sync::new(&node_name, services, nodes);
     let (health, internal) = (sync.followers().health(), sync.followers().internal_addresses());
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, internal, kernel)
         .context("follow the node's addresses")?;
+    let localhost = config.localhost_node_ports.then(|| Localhost::new(sync.followers().node_ports()));
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -96,6 +98,13 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         health_checks.run(stop).await;
         Ok(())
     });
+    if let Some(localhost) = localhost {
+        let stop = cancelled.clone();
+        tasks.spawn(async move {
+            localhost.run(stop).await;
+            Ok(())
+        });
+    }
     let stop = cancelled.clone();
     tasks.spawn(async move {
         tokio::select! {

@@ -107,8 +107,8 @@ impl<S: Services, N: Nodes> Sync<S, N> {
     }
 
     /// Those who act on what has been committed.
-    pub fn followers(&self) -> &Followers {
-        &self.followers
+    pub fn followers(&mut self) -> &mut Followers {
+        &mut self.followers
     }
 
     /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
@@ -166,7 +166,9 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         }
         self.followers.note(&self.touched);
         for (name, family) in self.touched.take_service_ports() {
-            self.services.set(&name, family, self.state.service_port(&name, family));
+            let port = self.state.service_port(&name, family);
+            self.followers.set(&name, family, port.as_ref());
+            self.services.set(&name, family, port);
         }
         match self.services.commit() {
             Ok(Committed { elements, is_unfinished }) => {

@@ -103,7 +103,7 @@ impl Running {
         script.0.lock().unwrap().1.extend(wrong);
         let (events, receiver) = mpsc::channel(16);
         let cancelled = CancellationToken::new();
-        let sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let mut sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
         let health = sync.followers().health();
         let task = tokio::spawn(sync.run(receiver, cancelled.clone()));
         Self { script, events, cancelled, task, health }
