@@ -230,7 +230,7 @@ fairway_lab::sandbox_tests! {
         lab.await_answer(NODE[0], 30_100, (200, 1));
         let to = SocketAddr::new(NODE[0].parse().unwrap(), 30_100);
 
-        let silent: Vec<_> = (0..100).map(|_| lab.outside.run(|| TcpStream::connect(to).unwrap()).unwrap()).collect();
+        let silent: Vec<_> = (0..200).map(|_| lab.outside.run(|| TcpStream::connect(to).unwrap()).unwrap()).collect();
 
         lab.await_answer(NODE[0], 30_100, (200, 1));
         // The oldest were hung up on, the youngest may still say something.

@@ -55,7 +55,11 @@ impl LoneNode {
         for address in OUTSIDE {
             let at = SocketAddr::new(address.parse().unwrap(), 8080);
             let listener = node.outside.run(|| TcpListener::bind(at).unwrap()).unwrap();
-            thread::spawn(move || listener.incoming().for_each(|stream| answer(&stream.unwrap())));
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    thread::spawn(move || answer(&stream.unwrap()));
+                }
+            });
             let socket = node.outside.run(|| UdpSocket::bind(at).unwrap()).unwrap();
             thread::spawn(move || answer_datagrams(&socket));
         }
@@ -184,6 +188,23 @@ fairway_lab::sandbox_tests! {
         client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let again = || ask_datagram(&client, localhost(PORT), "2").map_err(|error| error.to_string());
         wait::until("a datagram to be answered again", again).unwrap();
+    }
+
+    fn where_there_are_too_many_connections_another_is_reset_and_those_that_are_open_go_on() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+
+        let mut open: Vec<_> = (0..256).map(|_| node.connect(localhost(PORT)).unwrap()).collect();
+
+        let error = node.ask(localhost(PORT), "hello").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let mut first = open.remove(0);
+        first.shutdown(Shutdown::Write).unwrap();
+        first.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = String::new();
+        first.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "you said ");
+        node.await_answer(localhost(PORT));
     }
 
     fn without_the_flag_localhost_is_nobody_s() {

@@ -9,6 +9,7 @@ use dataplane::{
     packet::Family,
     rtnl,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
@@ -38,6 +39,7 @@ const EVENTS: usize = 1024;
 fn main() -> ExitCode {
     let config = Config::parse();
     log_to_stderr(&config);
+    allow_open_files();
     let done = runtime::Builder::new_multi_thread()
         .worker_threads(2) // the watch and the sync
         .enable_all()
@@ -185,6 +187,16 @@ fn settings(config: &Config) -> Settings {
 
 fn files(config: &Config) -> Files {
     Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni)
+}
+
+/// Allows as many open files as the system lets us have: each port that we listen on is one. What it starts with is for programs that
+/// cannot count beyond 1024 (`select`).
+fn allow_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // where it is refused, fewer will do or be missed, and said so
+    }
 }
 
 fn log_to_stderr(config: &Config) {

@@ -73,7 +73,7 @@ impl Ports {
             pace: Pace::default(),
             due: Some(Instant::now()),
         };
-        let listeners = Listeners::new(Servers { health: Arc::clone(&health) });
+        let listeners = Listeners::new(Servers::new(Arc::clone(&health)));
         Ok(Self { health, listeners, checks: BTreeMap::new(), node, addresses: BTreeSet::new() })
     }
 

@@ -1,9 +1,16 @@
 //! The HTTP server on a health check port.
 //!
-//! In: connections. Out: the same answer to whatever is asked, until the port is closed. Nobody can hold it up: a connection that says nothing,
-//! or too much, is closed, and where there are too many the oldest goes.
+//! In: connections. Out: the same answer to whatever is asked, until the port is closed. Nobody can hold it up: a connection that says
+//! nothing, or too much, is closed, and where there are too many on all ports together the oldest goes.
 
-use std::{collections::VecDeque, convert::Infallible, future::ready, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::ready,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use hyper::{server::conn::http1::Builder, service::service_fn};
@@ -22,8 +29,8 @@ use crate::{
     objects::ObjectName,
 };
 
-/// Connections to one port at a time.
-const CONNECTIONS: usize = 32;
+/// Connections at a time.
+const CONNECTIONS: usize = 128;
 
 /// How long a client may take for the head of a request, or between two requests.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +41,33 @@ const HEAD: usize = 8192;
 /// Servers that say how many endpoints their service has here.
 #[derive(Debug)]
 pub(super) struct Servers {
-    pub(super) health: Arc<Health>,
+    health: Arc<Health>,
+    connections: Arc<Connections>,
+}
+
+/// All connections of all ports, the oldest first.
+#[derive(Debug, Default)]
+struct Connections(Mutex<VecDeque<AbortHandle>>);
+
+impl Servers {
+    /// Servers that say so of a proxy's health.
+    pub(super) fn new(health: Arc<Health>) -> Self {
+        Self { health, connections: Arc::default() }
+    }
+}
+
+impl Connections {
+    /// Takes one in, and ends the oldest if there are too many.
+    fn admit(&self, connection: AbortHandle) {
+        let mut oldest_first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        oldest_first.retain(|connection| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        oldest_first.push_back(connection);
+    }
 }
 
 impl Serve for Servers {
@@ -51,7 +84,7 @@ impl Serve for Servers {
     ) -> io::Result<BoxFuture<'static, ()>> {
         let listener = socket::tcp(place.address)?;
         let asked = Asked { service: service.clone(), local_endpoints, health: Arc::clone(&self.health) };
-        Ok(Box::pin(serve(listener, Arc::new(asked))))
+        Ok(Box::pin(serve(listener, Arc::new(asked), Arc::clone(&self.connections))))
     }
 }
 
@@ -62,17 +95,12 @@ pub(super) struct Asked {
     pub(super) health: Arc<Health>,
 }
 
-async fn serve(listener: TcpListener, asked: Arc<Asked>) {
+async fn serve(listener: TcpListener, asked: Arc<Asked>, all: Arc<Connections>) {
     let mut connections = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         tokio::select! {
             (stream, _) = socket::accept(&listener) => {
-                oldest_first.retain(|connection| !connection.is_finished());
-                if oldest_first.len() >= CONNECTIONS && let Some(oldest) = oldest_first.pop_front() {
-                    oldest.abort();
-                }
-                oldest_first.push_back(connections.spawn(answer(stream, Arc::clone(&asked))));
+                all.admit(connections.spawn(answer(stream, Arc::clone(&asked))));
             }
             Some(_) = connections.join_next() => {}
         }

@@ -32,15 +32,22 @@ struct Session {
 /// An answer, and whom it is for.
 type Answer = (SocketAddr, Vec<u8>);
 
+/// Everyone who talks to a port.
+struct Clients {
+    began: Instant,
+    sessions: Sessions<Session>,
+    answers: mpsc::Sender<Answer>,
+}
+
 /// Passes datagrams on. All sessions end with the future.
 pub(super) async fn relay(socket: UdpSocket, mut to: watch::Receiver<SocketAddr>) {
     let (sender, mut answers) = mpsc::channel(ANSWERS);
-    let mut sessions = Sessions::default();
+    let mut clients = Clients { began: Instant::now(), sessions: Sessions::default(), answers: sender };
     let mut datagram = vec![0; LONGEST];
     loop {
-        let oldest = sessions.next_end();
-        let is_idle = async {
-            match oldest {
+        let next_end = clients.sessions.next_end().map(|end| clients.began + end);
+        let is_silent = async {
+            match next_end {
                 Some(end) => sleep_until(end).await,
                 None => future::pending().await,
             }
@@ -50,42 +57,37 @@ pub(super) async fn relay(socket: UdpSocket, mut to: watch::Receiver<SocketAddr>
                 let Ok((length, client)) = received else { continue }; // an answer that found nobody there any more
                 let said = datagram.get(..length).unwrap_or_default();
                 let to = *to.borrow();
-                let passed = pass(said, client, &mut sessions, to, &sender).await;
-                if let Err(error) = passed {
+                if let Err(error) = clients.pass(said, client, to).await {
                     debug!(%error, %client, "a datagram through localhost got lost");
                 }
             }
             Some((client, said)) = answers.recv() => {
-                sessions.touch(client, Instant::now());
+                clients.sessions.touch(client, clients.began.elapsed());
                 let _ = socket.send_to(&said, client).await; // whoever is gone needs no answer
             }
-            Ok(()) = to.changed() => sessions = Sessions::default(),
-            () = is_idle => sessions.end(Instant::now()),
+            Ok(()) = to.changed() => clients.sessions = Sessions::default(),
+            () = is_silent => clients.sessions.end(clients.began.elapsed()),
         }
     }
 }
 
-/// Sends a client's datagram on, in its session or in a new one.
-async fn pass(
-    said: &[u8],
-    client: SocketAddr,
-    sessions: &mut Sessions<Session>,
-    to: SocketAddr,
-    answers: &mpsc::Sender<Answer>,
-) -> io::Result<()> {
-    let now = Instant::now();
-    if let Some(session) = sessions.touch(client, now).filter(|session| !session.answers.is_finished())
-        && session.socket.send(said).await.is_ok()
-    {
-        return Ok(());
+impl Clients {
+    /// Sends a client's datagram on, in its session or in a new one.
+    async fn pass(&mut self, said: &[u8], client: SocketAddr, to: SocketAddr) -> io::Result<()> {
+        let now = self.began.elapsed();
+        let session = self.sessions.touch(client, now).filter(|session| !session.answers.is_finished());
+        if let Some(session) = session
+            && session.socket.send(said).await.is_ok()
+        {
+            return Ok(());
+        }
+        let socket = Arc::new(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await?);
+        socket.connect(to).await?;
+        let receiving = tokio::spawn(receive(Arc::clone(&socket), client, self.answers.clone()));
+        let session = Session { socket: Arc::clone(&socket), answers: AbortOnDropHandle::new(receiving) };
+        self.sessions.begin(client, session, now);
+        socket.send(said).await.map(drop)
     }
-    let socket = Arc::new(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await?);
-    socket.connect(to).await?;
-    let receiving = receive(Arc::clone(&socket), client, answers.clone());
-    let session =
-        Session { socket: Arc::clone(&socket), answers: AbortOnDropHandle::new(tokio::spawn(receiving)) };
-    sessions.begin(client, session, now);
-    socket.send(said).await.map(drop)
 }
 
 /// Hands on what comes back, until nobody listens there any more (ICMP says so) or nobody here.
