@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours: values, the difference between two sets of routes, and the kernel.
 //!
 //! In: values. Out: values, and changes made by [`Kernel`], a route-netlink socket that is opened inside a namespace and
-//! used from outside it. [`Fake`] keeps routes as the kernel does, for tests without one; both pass the same contract.
+//! used from outside it; [`Monitor`] tells when to look again. [`Fake`] keeps routes as the kernel does, for tests without one; both pass the same contract.
 //! Nothing here decides what should be there, and [`diff`](diff()) never lists a route that is not ours.
 //!
 //! ```text
@@ -16,6 +16,7 @@ mod error;
 mod fake;
 mod kernel;
 mod link;
+mod monitor;
 mod neighbour;
 mod route;
 
@@ -26,6 +27,7 @@ pub use self::{
     fake::Fake,
     kernel::Kernel,
     link::{Link, Mac, ParseMacError, VethEnd},
+    monitor::{Kinds, Monitor},
     neighbour::{Neighbour, NeighbourState},
     route::{Route, Routes, Scope},
 };

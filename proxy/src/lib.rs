@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod conflist;
+pub mod health;
+pub mod listeners;
+pub mod localhost;
 pub mod objects;
 pub mod plan;
 pub mod service_port;

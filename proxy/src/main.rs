@@ -9,9 +9,12 @@ use dataplane::{
     packet::Family,
     rtnl,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
+    health::ports::Ports,
+    localhost::Localhost,
     plan::{LocalPods, Settings},
     sync::{
         Sync,
@@ -36,6 +39,7 @@ const EVENTS: usize = 1024;
 fn main() -> ExitCode {
     let config = Config::parse();
     log_to_stderr(&config);
+    allow_open_files();
     let done = runtime::Builder::new_multi_thread()
         .worker_threads(2) // the watch and the sync
         .enable_all()
@@ -71,7 +75,12 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_repair(repair)
         .with_pruning(nft::Socket::open()?);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
-    let sync = Sync::new(&node_name, services, nodes);
+    let mut sync = Sync::new(&node_name, services, nodes);
+    let (health, internal) = (sync.followers().health(), sync.followers().internal_addresses());
+    let kernel = rtnl::Kernel::open()?;
+    let health_checks = Ports::new(health, &config.nodeport_addresses, &families, internal, kernel)
+        .context("follow the node's addresses")?;
+    let localhost = config.localhost_node_ports.then(|| Localhost::new(sync.followers().node_ports()));
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -86,6 +95,18 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         sync.run(events, stop).await;
         Ok(())
     });
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
+        health_checks.run(stop).await;
+        Ok(())
+    });
+    if let Some(localhost) = localhost {
+        let stop = cancelled.clone();
+        tasks.spawn(async move {
+            localhost.run(stop).await;
+            Ok(())
+        });
+    }
     let stop = cancelled.clone();
     tasks.spawn(async move {
         tokio::select! {
@@ -166,6 +187,16 @@ fn settings(config: &Config) -> Settings {
 
 fn files(config: &Config) -> Files {
     Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni)
+}
+
+/// Allows as many open files as the system lets us have: each port that we listen on is one. What it starts with is for programs that
+/// cannot count beyond 1024 (`select`).
+fn allow_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // where it is refused, fewer will do or be missed, and said so
+    }
 }
 
 fn log_to_stderr(config: &Config) {

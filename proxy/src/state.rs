@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod choice;
+pub mod health;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
@@ -289,7 +290,7 @@ impl State {
     }
 
     /// This node, if it is known.
-    fn own(&self) -> Option<&Node> {
+    pub fn own(&self) -> Option<&Node> {
         self.nodes.get(&*self.own_node).map(Arc::as_ref)
     }
 }

@@ -5,7 +5,7 @@
 //! has been listed once. Each commit goes in this order, and stops where a step fails:
 //!
 //! ```text
-//! add routes → one nftables transaction → remove routes        reachable before chosen, unchosen before gone
+//! add routes → one nftables transaction → tell followers → remove routes        reachable before chosen, unchosen before gone
 //! ```
 
 use std::{error::Error, future, mem};
@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::pace::{Outcome, Pace};
+use self::{
+    followers::Followers,
+    pace::{Outcome, Pace},
+};
 use crate::{
     objects::Note,
     service_port::{Family, ServicePort, ServicePortName},
@@ -26,6 +29,7 @@ use crate::{
     watch::{Change, Event},
 };
 
+pub mod followers;
 pub mod nodes;
 pub mod pace;
 pub mod repair;
@@ -85,6 +89,7 @@ pub struct Sync<S, N> {
     state: State,
     services: S,
     nodes: N,
+    followers: Followers,
     /// What the next commit is about.
     touched: Touched,
     pace: Pace,
@@ -98,7 +103,13 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         // The routes left by an earlier run are compared with the nodes even if there are none.
         let touched = Touched::at_start();
         let (pace, last_error, has_committed) = (Pace::default(), None, false);
-        Self { state: State::new(own_node), services, nodes, touched, pace, last_error, has_committed }
+        let (state, followers) = (State::new(own_node), Followers::default());
+        Self { state, services, nodes, followers, touched, pace, last_error, has_committed }
+    }
+
+    /// Those who act on what has been committed.
+    pub fn followers(&mut self) -> &mut Followers {
+        &mut self.followers
     }
 
     /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
@@ -130,6 +141,9 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 complain_of_oddities(&event);
                 self.touched.extend(self.state.apply(event));
             }
+            if is_due || !self.touched.is_empty() {
+                self.followers.queued();
+            }
             if is_listed && (is_due || !self.touched.is_empty()) {
                 let outcome = self.commit().await;
                 again_at = self.pace.after(outcome).map(|pause| Instant::now() + pause);
@@ -152,12 +166,16 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             self.complain(&error);
             return Outcome::Failed;
         }
+        self.followers.note(&self.touched);
         for (name, family) in self.touched.take_service_ports() {
-            self.services.set(&name, family, self.state.service_port(&name, family));
+            let port = self.state.service_port(&name, family);
+            self.followers.set(&name, family, port.as_ref());
+            self.services.set(&name, family, port);
         }
         match self.services.commit() {
             Ok(Committed { elements, is_unfinished }) => {
                 self.last_error = None;
+                self.followers.tell(&self.state);
                 if elements > 0 || !mem::replace(&mut self.has_committed, true) {
                     let took_ms = began.elapsed().as_millis();
                     info!(services = self.state.service_count(), elements, took_ms, "committed");

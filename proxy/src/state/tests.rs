@@ -517,3 +517,82 @@ fn what_weighs_nothing_is_chosen_only_if_nothing_weighs_anything() {
     assert_eq!(weighed("web-0=0"), "10.1.0.1=1");
     assert_eq!(weighed("web-0=0, web-1=0"), "10.1.0.0=1 10.1.0.1=1");
 }
+
+/// What load balancers are told of service `web`, as seen from `w1`.
+fn health_check(events: impl IntoIterator<Item = Event>) -> Option<(u16, usize)> {
+    let mut state = State::new("w1");
+    for event in events {
+        state.apply(event);
+    }
+    let web = ObjectName { namespace: "default".into(), name: "web".into() };
+    state.health_check(&web).map(|check| (check.port, check.local_endpoints))
+}
+
+/// Service `web`, for a load balancer that wants to know where its endpoints are.
+fn local_service() -> Event {
+    local_service_at(30_100)
+}
+
+fn local_service_at(port: u16) -> Event {
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port});
+    service("web", spec)
+}
+
+#[test]
+fn endpoints_of_a_health_check_are_distinct_addresses_here_that_are_ready_and_stay() {
+    let several = json!({"endpoints": [
+        endpoint("10.244.1.1", json!({})),
+        endpoint("10.244.1.2", json!({"ready": false})),
+        endpoint("10.244.1.3", json!({"ready": false, "serving": true, "terminating": true})),
+        endpoint("10.244.1.4", json!({"ready": true, "terminating": true})),
+        {"addresses": ["10.244.2.5"], "nodeName": "w2"},
+        {"addresses": ["10.244.2.6"]},
+    ]});
+    let events =
+        [local_service(), slice("web-1", several), slice("web-2", endpoints(&["10.244.1.1", "10.244.1.7"]))];
+    assert_eq!(health_check(events), Some((30_100, 2)));
+}
+
+#[test]
+fn an_endpoint_of_two_families_is_one_endpoint_of_a_health_check() {
+    let v6 = json!({"addressType": "IPv6", "endpoints": [endpoint("fd00::1", json!({})), endpoint("fd00::2", json!({}))]});
+    let events = [local_service(), slice("web-1", endpoints(&["10.244.1.1"])), slice("web-2", v6)];
+    assert_eq!(health_check(events), Some((30_100, 2)));
+}
+
+#[test]
+fn only_load_balancers_with_the_local_policy_have_a_health_check() {
+    let slice = || slice("web-1", endpoints(&["10.244.1.1"]));
+    for (field, value) in [
+        ("type", json!("NodePort")),
+        ("externalTrafficPolicy", json!("Cluster")),
+        ("healthCheckNodePort", json!(0)),
+        ("clusterIP", json!("None")),
+    ] {
+        let mut spec =
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_100});
+        spec[field] = value;
+        assert_eq!(health_check([service("web", spec), slice()]), None, "{field}");
+    }
+    let spec =
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_100});
+    let others = labelled_service("web", json!({"service.kubernetes.io/service-proxy-name": "other"}), spec);
+    assert_eq!(health_check([others, slice()]), None);
+}
+
+#[test]
+fn what_may_change_a_health_check_touches_it() {
+    let mut state = State::new("w1");
+    let web = ObjectName { namespace: "default".into(), name: "web".into() };
+    let mut touches = |event| state.apply(event).health_checks().contains(&web);
+
+    assert!(touches(local_service()));
+    assert!(touches(local_service_at(30_200)));
+    assert!(touches(slice("web-1", endpoints(&["10.244.1.1"]))));
+    assert!(touches(gone(Kind::EndpointSlice, "web-1")));
+    assert!(!touches(service("other", json!({}))));
+    assert!(touches(service("web", json!({})))); // it had one
+    assert!(!touches(slice("web-1", endpoints(&["10.244.1.1"]))));
+    assert!(touches(local_service()));
+    assert!(touches(gone(Kind::Service, "web")));
+}

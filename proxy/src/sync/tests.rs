@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    health::Health,
     objects::{Kind, Object, ObjectName},
     watch::Event,
 };
@@ -93,6 +94,7 @@ struct Running {
     events: mpsc::Sender<Event>,
     cancelled: CancellationToken,
     task: JoinHandle<()>,
+    health: Arc<Health>,
 }
 
 impl Running {
@@ -101,9 +103,10 @@ impl Running {
         script.0.lock().unwrap().1.extend(wrong);
         let (events, receiver) = mpsc::channel(16);
         let cancelled = CancellationToken::new();
-        let sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let mut sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let health = sync.followers().health();
         let task = tokio::spawn(sync.run(receiver, cancelled.clone()));
-        Self { script, events, cancelled, task }
+        Self { script, events, cancelled, task, health }
     }
 
     /// What was done for these events, and within `pause` after.
@@ -251,4 +254,35 @@ async fn it_ends_when_cancelled_or_with_its_source() {
     let running = Running::start(&[]);
     drop(running.events);
     running.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_balancers_are_told_what_is_committed_and_not_before() {
+    let running = Running::start(&["commit"]);
+    let health = Arc::clone(&running.health);
+    let local = object(
+        r#"{"kind": "Service", "metadata": {"name": "a"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}],
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30100}}"#,
+    );
+
+    assert_eq!(running.does([local, Event::Listed], AT_ONCE).await.last().unwrap(), "commit");
+    assert!(tokio::time::timeout(AT_ONCE, health.checks.heard()).await.is_err(), "the commit was refused");
+
+    let told = health.checks.heard().await;
+    let told: Vec<_> =
+        told.into_iter().map(|(name, check)| (name.to_string(), check.map(|c| c.port))).collect();
+    assert_eq!(told, [("default/a".to_owned(), Some(30_100))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_unhealthy_while_a_change_waits_for_more_than_a_minute() {
+    let running = Running::start(&["commit"; 8]); // after 1, 3, 7, 15, 31, 61 and 91 seconds
+    let health = Arc::clone(&running.health);
+
+    running.does([Event::Listed], Duration::from_secs(59)).await;
+    assert!(health.is_healthy());
+    running.does([], Duration::from_secs(2)).await;
+    assert!(!health.is_healthy());
+    running.does([], Duration::from_mins(2)).await;
+    assert!(health.is_healthy());
 }

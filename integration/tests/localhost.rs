@@ -1,0 +1,233 @@
+//! Node ports as programs on the node itself find them on localhost.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails; and it plays the user"
+)]
+
+mod lone_node;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use fairway_lab::{client::PATIENCE, wait};
+use lone_node::{LoneNode, OUTSIDE};
+
+const PORT: u16 = 30_080;
+
+/// An address of IPv6's localhost.
+fn localhost(port: u16) -> SocketAddr {
+    (IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), port).into()
+}
+
+/// A service of both families and protocols with one node port.
+fn service(port: u16) -> String {
+    format!(
+        "{{kind: Service, metadata: {{name: web}}, spec: {{type: NodePort, clusterIPs: [10.96.0.1, \"fd00:10:96::1\"], ports: [\
+         {{name: t, port: 80, nodePort: {port}}}, {{name: u, port: 80, nodePort: {port}, protocol: UDP}}]}}}}"
+    )
+}
+
+/// Its endpoint outside, in both families.
+fn slices() -> String {
+    let slice = |number: usize, family: &str, address: &str| {
+        format!(
+            "{{kind: EndpointSlice, metadata: {{name: web-{number}, labels: {{kubernetes.io/service-name: web}}}}, \
+             addressType: {family}, endpoints: [{{addresses: [\"{address}\"]}}], \
+             ports: [{{name: t, port: 8080}}, {{name: u, port: 8080, protocol: UDP}}]}}"
+        )
+    };
+    format!("{}\n---\n{}", slice(4, "IPv4", OUTSIDE[0]), slice(6, "IPv6", OUTSIDE[1]))
+}
+
+impl LoneNode {
+    /// A node that serves node ports on localhost, with a service whose endpoint answers outside.
+    fn with_service() -> Self {
+        let node = Self::start(
+            &["--localhost-node-ports"],
+            &[("service.yaml", &service(PORT)), ("slices.yaml", &slices())],
+        );
+        for address in OUTSIDE {
+            let at = SocketAddr::new(address.parse().unwrap(), 8080);
+            let listener = node.outside.run(|| TcpListener::bind(at).unwrap()).unwrap();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    thread::spawn(move || answer(&stream.unwrap()));
+                }
+            });
+            let socket = node.outside.run(|| UdpSocket::bind(at).unwrap()).unwrap();
+            thread::spawn(move || answer_datagrams(&socket));
+        }
+        node
+    }
+
+    fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        self.node.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap()
+    }
+
+    /// Says something, ends, and listens to what comes back until that ends too.
+    fn ask(&self, to: SocketAddr, question: &str) -> std::io::Result<String> {
+        let mut stream = self.connect(to)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(question.as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    }
+
+    fn await_answer(&self, to: SocketAddr) {
+        let look = || match self.ask(to, "hello") {
+            Ok(said) if said == "you said hello" => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        wait::until_within(Duration::from_secs(10), &format!("an answer on {to}"), look).unwrap();
+    }
+
+    fn await_refusal(&self, to: SocketAddr) {
+        let look = || match self.connect(to) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        wait::until_within(Duration::from_secs(10), &format!("{to} to be closed"), look).unwrap();
+    }
+
+    fn udp_client(&self) -> UdpSocket {
+        let socket = self.node.run(|| UdpSocket::bind(localhost(0)).unwrap()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+/// Listens until the other side has ended, and only then answers.
+fn answer(mut stream: &TcpStream) {
+    let mut question = String::new();
+    if stream.read_to_string(&mut question).is_ok() {
+        let _ = write!(stream, "you said {question}");
+    }
+}
+
+fn answer_datagrams(socket: &UdpSocket) {
+    let mut question = [0; 2048];
+    while let Ok((length, client)) = socket.recv_from(&mut question) {
+        let answer = [b"you said ", question.get(..length).unwrap_or_default()].concat();
+        let _ = socket.send_to(&answer, client);
+    }
+}
+
+/// Asks with one datagram, over a socket that may have asked before.
+fn ask_datagram(socket: &UdpSocket, to: SocketAddr, question: &str) -> std::io::Result<String> {
+    socket.send_to(question.as_bytes(), to)?;
+    let mut answer = [0; 2048];
+    let (length, from) = socket.recv_from(&mut answer)?;
+    assert_eq!(from, to);
+    Ok(String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned())
+}
+
+fairway_lab::sandbox_tests! {
+    fn a_node_port_answers_on_localhost_of_ipv6_and_an_end_is_passed_on() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+
+        // More than any buffer on the way holds, so that both directions must flow at once.
+        let question = "x".repeat(3_000_000);
+        assert_eq!(node.ask(localhost(PORT), &question).unwrap(), format!("you said {question}"));
+    }
+
+    fn datagrams_find_their_way_and_back_for_each_client() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+        let clients: Vec<_> = (0..3).map(|_| node.udp_client()).collect();
+
+        for round in 0..3 {
+            for (number, client) in clients.iter().enumerate() {
+                let question = format!("{round} of {number}");
+                assert_eq!(ask_datagram(client, localhost(PORT), &question).unwrap(), format!("you said {question}"));
+            }
+        }
+    }
+
+    fn a_node_port_on_localhost_follows_its_service() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+        let mut open = node.connect(localhost(PORT)).unwrap();
+
+        node.write("service.yaml", &service(30_081));
+        node.await_answer(localhost(30_081));
+        node.await_refusal(localhost(PORT));
+        open.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(matches!(open.read(&mut [0]), Ok(0) | Err(_)), "the connection goes on");
+
+        node.remove("service.yaml");
+        node.await_refusal(localhost(30_081));
+        let client = node.udp_client();
+        client.connect(localhost(30_081)).unwrap();
+        client.send(b"hello").unwrap();
+        assert_eq!(client.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+
+    fn without_endpoints_a_connection_is_reset_and_datagrams_go_on_once_there_are_some() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+        let client = node.udp_client();
+        assert_eq!(ask_datagram(&client, localhost(PORT), "1").unwrap(), "you said 1");
+
+        node.remove("slices.yaml");
+        let reset = || match node.ask(localhost(PORT), "hello") {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        wait::until("a connection to be reset", reset).unwrap();
+
+        node.write("slices.yaml", &slices());
+        node.await_answer(localhost(PORT));
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let again = || ask_datagram(&client, localhost(PORT), "2").map_err(|error| error.to_string());
+        wait::until("a datagram to be answered again", again).unwrap();
+    }
+
+    fn where_there_are_too_many_connections_another_is_reset_and_those_that_are_open_go_on() {
+        let node = LoneNode::with_service();
+        node.await_answer(localhost(PORT));
+
+        let mut open: Vec<_> = (0..256).map(|_| node.connect(localhost(PORT)).unwrap()).collect();
+
+        let error = node.ask(localhost(PORT), "hello").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let mut first = open.remove(0);
+        first.shutdown(Shutdown::Write).unwrap();
+        first.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = String::new();
+        first.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "you said ");
+        node.await_answer(localhost(PORT));
+    }
+
+    fn without_the_flag_localhost_is_nobody_s() {
+        let node = LoneNode::start(&[], &[("service.yaml", &service(PORT)), ("slices.yaml", &slices())]);
+
+        node.await_refusal(localhost(PORT));
+    }
+
+    fn a_port_that_a_program_has_stays_that_program_s() {
+        let node = LoneNode::start(&["--localhost-node-ports"], &[("slices.yaml", &slices())]);
+        let own = node.node.run(|| TcpListener::bind(localhost(PORT)).unwrap()).unwrap();
+
+        node.write("service.yaml", &service(PORT));
+
+        let said = node.says("WARN");
+        for words in ["default/web:t", "[::1]:30080 tcp", "Address already in use"] {
+            assert!(said.contains(words), "no {words:?}: {said}");
+        }
+        node.connect(localhost(PORT)).unwrap();
+        own.accept().unwrap();
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}

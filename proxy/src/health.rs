@@ -1,0 +1,54 @@
+//! Whether this proxy is healthy, and what load balancers are told of it: the servers on `healthCheckNodePort`.
+//!
+//! In: how far the sync has come, and how many endpoints each service has on this node. Out: for each such service an HTTP server
+//! that says whether to send its traffic here. A load balancer that asks is told what has been committed, never what is only planned.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+pub use self::progress::Progress;
+use crate::{listeners::latest::Latest, objects::ObjectName, state::health::HealthCheck};
+
+mod answer;
+pub mod ports;
+mod progress;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+/// How far the sync has come, and what is to be said about services, shared with all who are asked.
+#[derive(Debug)]
+pub struct Health {
+    began: Instant,
+    progress: Mutex<Progress>,
+    /// What is to be said about each service since the last commit; `None`: nothing any more.
+    pub checks: Latest<ObjectName, Option<HealthCheck>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { began: Instant::now(), progress: Mutex::default(), checks: Latest::default() }
+    }
+}
+
+impl Health {
+    /// There is something that is not served yet.
+    pub fn queued(&self) {
+        let now = self.began.elapsed();
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).queued(now);
+    }
+
+    /// All that was queued is served.
+    pub fn served(&self) {
+        let now = self.began.elapsed();
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).served(now);
+    }
+
+    /// Says whether what was queued is served in time.
+    pub fn is_healthy(&self) -> bool {
+        let now = self.began.elapsed();
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_healthy(now)
+    }
+}

@@ -1,0 +1,101 @@
+//! Those who act on what has been committed, besides the kernel: health checks, node ports on localhost.
+//!
+//! In: what is touched and what is committed. Out: words to each of them, after the commit and never before, so that nobody is sent
+//! to a service that does not answer yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    health::Health,
+    localhost::{NodePorts, Relay},
+    objects::ObjectName,
+    service_port::{Family, ServicePort, ServicePortName},
+    state::{State, Touched},
+};
+
+/// Everyone who is told.
+#[derive(Debug)]
+pub struct Followers {
+    health: Arc<Health>,
+    /// This node's addresses, as its Node object has them.
+    internal: watch::Sender<Vec<IpAddr>>,
+    /// Services whose health check may be different since the last commit.
+    checks: BTreeSet<ObjectName>,
+    /// None: nobody follows them.
+    node_ports: Option<Arc<NodePorts>>,
+    /// Those of IPv6 that may be different since the last commit.
+    relays: BTreeMap<ServicePortName, Option<Relay>>,
+}
+
+impl Default for Followers {
+    fn default() -> Self {
+        Self {
+            health: Arc::default(),
+            internal: watch::Sender::new(Vec::new()),
+            checks: BTreeSet::new(),
+            node_ports: None,
+            relays: BTreeMap::new(),
+        }
+    }
+}
+
+impl Followers {
+    /// What is known of the sync's health.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// The addresses of this node's Node object, from now on.
+    pub fn internal_addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.internal.subscribe()
+    }
+
+    /// The node ports of IPv6, from now on.
+    pub fn node_ports(&mut self) -> Arc<NodePorts> {
+        Arc::clone(self.node_ports.get_or_insert_default())
+    }
+
+    /// Something is to be committed.
+    pub(super) fn queued(&self) {
+        self.health.queued();
+    }
+
+    /// Takes note of what the next commit is about.
+    pub(super) fn note(&mut self, touched: &Touched) {
+        self.checks.append(&mut touched.health_checks());
+    }
+
+    /// Takes note of a service port as it is to be served from the next commit on.
+    pub(super) fn set(&mut self, name: &ServicePortName, family: Family, port: Option<&ServicePort>) {
+        if self.node_ports.is_some() && family == Family::Ip6 {
+            self.relays.insert(name.clone(), port.and_then(Relay::of));
+        }
+    }
+
+    /// Tells what has been committed.
+    pub(super) fn tell(&mut self, state: &State) {
+        self.health.served();
+        self.internal.send_if_modified(|known| {
+            let own = state.own().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
+            let is_different = known != own;
+            if is_different {
+                *known = own.to_vec();
+            }
+            is_different
+        });
+        let checks = std::mem::take(&mut self.checks);
+        self.health.checks.say(checks.into_iter().map(|service| {
+            let check = state.health_check(&service);
+            (service, check)
+        }));
+        if let Some(node_ports) = &self.node_ports {
+            node_ports.say(std::mem::take(&mut self.relays));
+        }
+    }
+}
