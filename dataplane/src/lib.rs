@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod netns;
+mod nfnetlink;
 pub mod nft;
 pub mod owner;
 pub mod packet;
