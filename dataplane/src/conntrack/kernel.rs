@@ -136,3 +136,19 @@ impl Conntrack for Socket {
         flows.chunks(TOGETHER).try_fold(0, |deleted, flows| Ok(deleted + self.delete_together(flows)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_is_needed() {
+        let check = |errno, expected: &str| {
+            let error = Error::List { source: io::Error::from_raw_os_error(errno) };
+            assert_eq!(error.to_string(), format!("list tracked connections{expected}"));
+        };
+        check(nix::libc::EPERM, ": run with CAP_NET_ADMIN");
+        check(nix::libc::EINVAL, ": the kernel needs nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)");
+        check(nix::libc::ENOMEM, "");
+    }
+}

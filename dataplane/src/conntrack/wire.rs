@@ -53,7 +53,7 @@ const SEEN_REPLY: u32 = 1 << 1;
 pub(super) fn list(filter: &Filter) -> Vec<u8> {
     // Of IPv6 addresses the kernel drops the flows that agree instead of those that do not (`ctnetlink_filter_match_tuple`: `!` before
     // `ipv6_addr_cmp`), in 5.8 as in 6.18. Ports of SCTP it does not compare at all.
-    let address = filter.address.filter(IpAddr::is_ipv4);
+    let address = filter.address.filter(|address| address.is_ipv4() && filter.family == Family::Ip);
     let mut fields = BY_PROTOCOL;
     let mut writer = Writer::default();
     let message = writer.open_message(GET, REQUEST | DUMP, 1, number(filter.family), 0);
