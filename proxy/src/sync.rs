@@ -25,6 +25,7 @@ use crate::{
     watch::Event,
 };
 
+pub mod flows;
 pub mod nodes;
 pub mod pace;
 pub mod repair;
