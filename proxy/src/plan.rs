@@ -34,6 +34,7 @@ pub mod routes;
 mod services;
 mod settings;
 mod source_ranges;
+pub mod sysctls;
 mod target;
 mod unserved;
 mod vips;

@@ -30,6 +30,7 @@ pub mod nodes;
 pub mod pace;
 pub mod repair;
 pub mod services;
+pub mod sysctls;
 
 #[cfg(test)]
 mod tests;
