@@ -87,9 +87,10 @@ pub fn set(key: &str, value: &str) -> Result<(), Error> {
     written.map_err(|source| {
         let (key, value) = (key.to_owned(), value.to_owned());
         match source.kind() {
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                Error::ReadOnly { key, value, source }
-            }
+            // Some parameters of the machine cannot be set from other namespaces than its first.
+            io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::Unsupported => Error::ReadOnly { key, value, source },
             _ => Error::Set { key, value, source },
         }
     })

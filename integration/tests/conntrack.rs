@@ -19,6 +19,7 @@ use dataplane::{
 };
 use fairway_lab::{
     answer::Answer,
+    binaries,
     client::{PATIENCE, body_of},
     cluster::{Cluster, OUTSIDE},
     manifest::{Object, ObjectName, parse},
@@ -71,8 +72,9 @@ struct Client {
 
 impl Client {
     fn at(cluster: &Cluster, place: &str, to: &str) -> Self {
+        let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
         let socket = netns(cluster, place).run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind(any)?;
             socket.set_read_timeout(Some(TRY))?;
             socket.connect(to)?;
             Ok::<_, io::Error>(socket)
@@ -217,6 +219,32 @@ fairway_lab::sandbox_tests! {
         client.is_answered_by("one", 5353);
     }
 
+    fn datagrams_follow_in_both_families() {
+        let text = include_str!("../../conf/lab/dual-stack.yaml");
+        let mut cluster = Cluster::start(binaries::built().unwrap(), objects(text)).unwrap();
+        let service = |port| {
+            objects(&format!(
+                "{{kind: Service, apiVersion: v1, metadata: {{name: dns}}, spec: {{type: NodePort, clusterIP: 10.96.0.53, \
+                 clusterIPs: [10.96.0.53, 'fd00:10:96::53'], ipFamilies: [IPv4, IPv6], selector: {{app: dns}}, \
+                 ports: [{{port: 53, protocol: UDP, targetPort: {port}, nodePort: 30053}}]}}}}"
+            ))
+        };
+        cluster.apply(pod("one", "dns")).unwrap();
+        cluster.apply(service(5353)).unwrap();
+        let clients = [
+            ("client", DNS),
+            ("client", "[fd00:10:96::53]:53"),
+            (OUTSIDE, "192.168.14.51:30053"),
+            (OUTSIDE, "[fd00:192:168:14::51]:30053"),
+        ]
+        .map(|(place, to)| Client::at(&cluster, place, to));
+        clients.iter().for_each(|client| client.is_answered_by("one", 5353));
+
+        cluster.apply(service(5354)).unwrap();
+
+        clients.iter().for_each(|client| client.is_answered_by("one", 5354));
+    }
+
     fn what_changes_while_the_daemon_is_away_is_made_good_when_it_is_back() {
         let (mut cluster, client) = answered();
         cluster.node_mut("w1").unwrap().kill_daemon().unwrap();
@@ -321,7 +349,9 @@ fairway_lab::sandbox_tests! {
         // To the pod itself, to another machine at the number of the node port, and to an address that is no service's at the service's port.
         let others = [format!("{one}:5353"), "192.168.14.1:30053".to_owned(), "192.168.14.1:53".to_owned()];
         let clients: Vec<_> = others.iter().map(|to| Client::at(&cluster, "apache-pod", to)).collect();
-        clients.iter().for_each(|client| drop(client.ask()));
+        for client in &clients {
+            let _ = client.ask(); // nobody need answer
+        }
         let before: Vec<Flow> = others.iter().map(|to| flow_to(&cluster, "w1", Protocol::Udp, to)).collect();
 
         cluster.apply(service("dns", "targetPort: 5354, nodePort: 30053")).unwrap();

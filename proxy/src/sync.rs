@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! add routes → one nftables transaction → remove routes        reachable before chosen, unchosen before gone
+//!                            └─▶ flows, in their own time      what was begun by the old rules
 //! ```
 
 use std::{error::Error, future, mem};
