@@ -3,8 +3,10 @@
 //! Values say what should be there; `diff` says what must change; a socket makes the change.
 //! This crate knows no Kubernetes and no CNI: the daemon and the plugin both speak it.
 
+pub mod conntrack;
 pub mod disk;
 pub mod netns;
+mod nfnetlink;
 pub mod nft;
 pub mod owner;
 pub mod packet;

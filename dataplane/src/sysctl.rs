@@ -1,4 +1,4 @@
-//! Kernel parameters: `/proc/sys`, read and set.
+//! Kernel parameters: `/proc/sys`, and `/sys/module` for those of modules, read and set.
 //!
 //! In: a key with slashes, as `net/ipv4/ip_forward` (a link's name may hold a dot), and a value. Out: the value, or an error
 //! that says what a person can do. Those below `net` belong to the calling thread's namespace: run it in the right one.
@@ -12,6 +12,9 @@ use std::{
 
 const ROOT: &str = "/proc/sys";
 
+/// Where keys lead that begin so: `module/nf_conntrack/parameters/hashsize`. There is no such directory in `/proc/sys`.
+const MODULES: (&str, &str) = ("module/", "/sys/module");
+
 /// Why a parameter could not be read or set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,9 +27,7 @@ pub enum Error {
         source: io::Error,
     },
     /// There, but not for us to change.
-    #[error(
-        "set sysctl {key} to {value}: it is read-only here: set it on the node (sysctl -w {key}={value}), or mount /proc/sys writable"
-    )]
+    #[error("set sysctl {key} to {value}: it is read-only here: {}", instead(key, value))]
     ReadOnly {
         /// The parameter.
         key: String,
@@ -47,7 +48,23 @@ pub enum Error {
     },
 }
 
+/// What a person can do where we cannot.
+fn instead(key: &str, value: &str) -> String {
+    if key.starts_with(MODULES.0) {
+        return format!(
+            "set it on the node (echo {value} > {}), or mount /sys writable",
+            path_of(key).display()
+        );
+    }
+    format!("set it on the node (sysctl -w {key}={value}), or mount {ROOT} writable")
+}
+
 impl Error {
+    /// Says whether the parameter is there, but not for us to change.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::ReadOnly { .. })
+    }
+
     /// Says whether there is no such parameter: a link that is gone, or a kernel without IPv6.
     pub fn is_not_found(&self) -> bool {
         let (Self::Read { source, .. } | Self::ReadOnly { source, .. } | Self::Set { source, .. }) = self;
@@ -70,9 +87,10 @@ pub fn set(key: &str, value: &str) -> Result<(), Error> {
     written.map_err(|source| {
         let (key, value) = (key.to_owned(), value.to_owned());
         match source.kind() {
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                Error::ReadOnly { key, value, source }
-            }
+            // Some parameters of the machine cannot be set from other namespaces than its first.
+            io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::Unsupported => Error::ReadOnly { key, value, source },
             _ => Error::Set { key, value, source },
         }
     })
@@ -96,7 +114,10 @@ pub fn names(key: &str) -> Result<Vec<String>, Error> {
 }
 
 fn path_of(key: &str) -> PathBuf {
-    Path::new(ROOT).join(key)
+    match key.strip_prefix(MODULES.0) {
+        Some(rest) => Path::new(MODULES.1).join(rest),
+        None => Path::new(ROOT).join(key),
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +142,16 @@ mod tests {
     fn a_value_that_is_right_is_not_written() {
         // /proc/sys/kernel/ostype cannot be written by anyone, so this would fail if it tried.
         assert!(!set_if_different("kernel/ostype", "Linux").unwrap());
+    }
+
+    #[test]
+    fn a_module_s_parameter_says_what_to_do_too() {
+        let (key, value) = ("module/nf_conntrack/parameters/hashsize".to_owned(), "65536".to_owned());
+        let error = Error::ReadOnly { key, value, source: io::ErrorKind::ReadOnlyFilesystem.into() };
+
+        assert!(error.is_read_only());
+        let words = error.to_string();
+        assert!(words.contains("echo 65536 > /sys/module/nf_conntrack/parameters/hashsize"), "{words}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod row;
 pub mod runtime;
 pub mod sandbox;
 pub mod screen;
+pub mod sctp;
 pub mod server;
 pub mod syn;
 pub mod wait;

@@ -18,9 +18,9 @@ use fairway_lab::{
     cluster::{Cluster, OUTSIDE},
     lesson::{BACKENDS, SERVICE_URL},
     manifest::{Object, parse},
-    wait,
+    sctp, wait,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 fn objects(text: &str) -> Vec<Object> {
     parse("test.yaml", text).unwrap()
@@ -57,16 +57,14 @@ struct Seen {
     is_intact: bool,
 }
 
-const IPPROTO_SCTP: i32 = 132;
-
 impl RawSctp {
     fn open() -> Self {
-        Self(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_SCTP))).unwrap())
+        Self(sctp::open().unwrap())
     }
 
     /// Sends the packet that opens an association.
     fn send_init(&self, source_port: u16, to: SocketAddrV4) {
-        let packet = init(source_port, to.port());
+        let packet = sctp::init(source_port, to.port());
         self.0.send_to(&packet, &SocketAddr::from((*to.ip(), 0)).into()).unwrap();
     }
 
@@ -75,38 +73,12 @@ impl RawSctp {
         let mut packet = [0; 1500];
         self.0.set_nonblocking(true).unwrap();
         let length = (&self.0).read(&mut packet).ok()?;
-        let (ip, sctp) = packet[..length].split_at(usize::from(packet[0] & 0xf) * 4);
+        let (ip, packet) = packet[..length].split_at(usize::from(packet[0] & 0xf) * 4);
         let address = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&ip[at..at + 4]).unwrap());
-        let port = u16::from_be_bytes([sctp[2], sctp[3]]);
-        let is_intact = sctp[8..12] == checksum(sctp);
+        let port = u16::from_be_bytes([packet[2], packet[3]]);
+        let is_intact = sctp::is_intact(packet);
         Some(Seen { source: address(12), destination: SocketAddrV4::new(address(16), port), is_intact })
     }
-}
-
-/// An INIT chunk in a packet (RFC 9260 §3.1, §3.3.2).
-fn init(source_port: u16, destination_port: u16) -> Vec<u8> {
-    let mut packet = Vec::new();
-    packet.extend(source_port.to_be_bytes());
-    packet.extend(destination_port.to_be_bytes());
-    packet.extend([0; 4]); // verification tag: none yet
-    packet.extend([0; 4]); // checksum
-    packet.extend([1, 0, 0, 20]); // INIT, no flags, length
-    packet.extend(0x1234_5678_u32.to_be_bytes()); // initiate tag
-    packet.extend(65_536_u32.to_be_bytes()); // receiver window
-    packet.extend([0, 10, 0, 10]); // streams out and in
-    packet.extend(1_u32.to_be_bytes()); // first transmission sequence number
-    let checksum = checksum(&packet);
-    packet[8..12].copy_from_slice(&checksum);
-    packet
-}
-
-/// The `CRC32c` of a packet whose checksum counts as zero (RFC 9260 §6.8, appendix A).
-fn checksum(packet: &[u8]) -> [u8; 4] {
-    let zeroed = packet.iter().enumerate().map(|(at, byte)| if (8..12).contains(&at) { 0 } else { *byte });
-    let crc = zeroed.fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
-    });
-    (!crc).to_le_bytes()
 }
 
 fairway_lab::sandbox_tests! {

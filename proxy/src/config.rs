@@ -8,8 +8,12 @@ use clap::{ArgAction, Parser};
 use ipnetwork::IpNetwork;
 use tracing::Level;
 
+mod conntrack;
+
 #[cfg(test)]
 mod tests;
+
+pub use conntrack::Conntrack;
 
 /// Programs nftables for Kubernetes services, and routes pods between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -71,6 +75,10 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub masquerade_all: bool,
+
+    /// How connections are tracked
+    #[command(flatten)]
+    pub conntrack: Conntrack,
 
     /// Counts new connections for each address and each backend of a service
     #[arg(long, value_name = "BOOL", default_value = "true", default_missing_value = "true")]

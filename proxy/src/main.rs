@@ -5,22 +5,29 @@ use std::{io::IsTerminal, path::Path, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::Parser;
 use dataplane::{
+    conntrack::{self, Conntrack as _, Filter},
     nft::{self, LinkName},
-    packet::Family,
-    rtnl,
+    packet::{Family, Protocol},
+    rtnl, sysctl,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
 use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
     health::ports::Ports,
     localhost::Localhost,
-    plan::{LocalPods, Settings},
+    plan::{self, LocalPods, Settings},
     sync::{
         Sync,
+        flows::{Backlog, Flows},
         nodes::{self, NodeRoutes},
         repair::Repair,
         services::Nftables,
+        sysctls,
     },
     watch::manifests::Manifests,
 };
@@ -67,13 +74,17 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
+    let tracked = track(config)?;
     let manifests = Manifests::watch(manifests)?;
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
+    let backlog = Backlog::default();
     let services = Nftables::new(socket, &families, &settings(config))
         .with_repair(repair)
-        .with_pruning(nft::Socket::open()?);
+        .with_pruning(nft::Socket::open()?)
+        .with_flows(backlog.clone());
+    let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let mut sync = Sync::new(&node_name, services, nodes);
     let (health, internal) = (sync.followers().health(), sync.followers().internal_addresses());
@@ -109,6 +120,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let stop = cancelled.clone();
     tasks.spawn(async move {
+        flows.run(stop).await;
+        Ok(())
+    });
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
@@ -117,6 +133,20 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Ok(())
     });
     drain(tasks, &cancelled).await
+}
+
+/// Sets how the kernel tracks connections.
+fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
+    let mut socket = conntrack::Socket::open()?;
+    if sysctl::read("net/netfilter/nf_conntrack_max").is_err() {
+        // A module that nobody has needed yet: whoever asks for something loads it. If that fails, so will what follows, and says why.
+        let _ = socket.flows(&Filter::all(Family::Ip, Protocol::Sctp), &mut |_| false);
+    }
+    // Those that we may run on, as kube-proxy counts them, whatever share of their time is ours.
+    let ours = sched_getaffinity(Pid::from_raw(0)).context("ask for the processors")?;
+    let processors = (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu).unwrap_or(false)).count();
+    sysctls::set(&plan::sysctls::plan(&config.conntrack, processors.try_into()?));
+    Ok(socket)
 }
 
 /// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
@@ -180,7 +210,7 @@ fn settings(config: &Config) -> Settings {
         localhost_node_ports: config.localhost_node_ports,
         external_ips: config.external_ips.clone(),
         ping_cluster_ips: config.ping_cluster_ips,
-        drop_invalid: true,
+        drop_invalid: !config.conntrack.tcp_be_liberal,
         counters: config.counters,
     }
 }

@@ -20,6 +20,7 @@
 
 mod affinity;
 mod external;
+pub mod flows;
 mod inheritance;
 mod journal;
 mod layout;
@@ -35,6 +36,7 @@ pub mod routes;
 mod services;
 mod settings;
 mod source_ranges;
+pub mod sysctls;
 mod target;
 mod unserved;
 mod vips;
@@ -54,6 +56,7 @@ pub use self::{
 };
 use self::{
     external::Split,
+    flows::Suspects,
     inheritance::Inheritance,
     journal::Journal,
     members::{CLUSTER_IPS, HAIRPIN, Members, PINGABLE},
@@ -73,6 +76,7 @@ pub struct Planner {
     settings: Arc<Settings>,
     surroundings: Surroundings,
     families: BTreeMap<Family, FamilyPlanner>,
+    suspects: Suspects,
 }
 
 impl Planner {
@@ -86,7 +90,7 @@ impl Planner {
         let settings = Arc::new(settings.clone());
         let planner = |family: &Family| (*family, FamilyPlanner::new(*family, &settings, surroundings));
         let families = families.iter().map(planner).collect();
-        Self { settings, surroundings: surroundings.clone(), families }
+        Self { settings, surroundings: surroundings.clone(), families, suspects: Suspects::default() }
     }
 
     /// Plans for other surroundings. Costs what the rules cost that are always there.
@@ -124,7 +128,23 @@ impl Planner {
         family: Family,
         port: Option<&ServicePort>,
     ) -> Vec<Shadowed> {
-        self.families.get_mut(&family).map(|planner| planner.set(name, port)).unwrap_or_default()
+        let Some(planner) = self.families.get_mut(&family) else { return Vec::new() };
+        let before = planner.held_by(name);
+        let shadowed = planner.set(name, port);
+        self.suspects.add_change(family, planner, name, port, &before);
+        shadowed
+    }
+
+    /// Takes out the addresses whose flows may be wrong once all is committed that is planned by now.
+    pub fn take_suspects(&mut self) -> Suspects {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Has the flows to all addresses looked at: for a while nobody was led anywhere.
+    pub fn suspect_all(&mut self) {
+        for (family, planner) in &self.families {
+            self.suspects.add_all(*family, planner);
+        }
     }
 
     /// Plans the removal of what nothing led to already at the last call. Between two calls, commit what [`Planner::take`] gives, and

@@ -105,6 +105,8 @@ pub struct ServicePort {
     pub has_endpoints: bool,
     /// Every endpoint that still answers, chosen or not, sorted: flows to it may go on.
     pub serving: Vec<SocketAddr>,
+    /// Every endpoint that is there all the same, sorted: connections that are established with it are its own to end.
+    pub silent: Vec<SocketAddr>,
 }
 
 impl ServicePort {
@@ -123,6 +125,7 @@ impl ServicePort {
             balancing: Balancing::RoundRobin,
             has_endpoints: !endpoints.is_empty(),
             serving: endpoints.iter().map(|endpoint| endpoint.address).collect(),
+            silent: Vec::new(),
             endpoints,
             local_endpoints: Vec::new(),
         }

@@ -259,6 +259,7 @@ impl State {
             balancing: service.balancing,
             has_endpoints: choice::any(&candidates),
             serving: choice::serving(&candidates),
+            silent: choice::silent(&candidates),
             ..ServicePort::new(service.cluster_ip(family)?, port.port, choice::of_all(&candidates))
         };
         if resolved.uses_local_endpoints() {

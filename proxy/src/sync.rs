@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! add routes → one nftables transaction → tell followers → remove routes        reachable before chosen, unchosen before gone
+//!                            └─▶ flows, in their own time      what was begun by the old rules
 //! ```
 
 use std::{error::Error, future, mem};
@@ -29,11 +30,13 @@ use crate::{
     watch::{Change, Event},
 };
 
+pub mod flows;
 pub mod followers;
 pub mod nodes;
 pub mod pace;
 pub mod repair;
 pub mod services;
+pub mod sysctls;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use std::{
 use dataplane::{
     nft::{Data, Held, Key, Socket},
     packet::{Family, Protocol},
+    sysctl,
 };
 use fairway_lab::{binaries, host::Host, wait};
 use nix::{
@@ -164,6 +165,26 @@ fairway_lab::sandbox_tests! {
             assert_eq!(served().0, []);
             let slots = || Some(served().1).filter(|slots| !slots.is_empty());
             wait::until("the slot to go", || slots().map_or(Ok(()), |left| Err(format!("{left:?}")))).unwrap();
+        });
+    }
+
+    fn it_sets_how_connections_are_tracked_and_names_what_it_may_not_set() {
+        on_a_node(|| {
+            write("node.yaml", NODE);
+            let all = u32::MAX.to_string(); // more than any machine has; a million is the most that is wanted
+            let flags = ["--conntrack-min", &all, "--conntrack-tcp-timeout-established=2h", "--conntrack-udp-timeout=41s"];
+
+            let said = Daemon::start_with(&flags).says("committed");
+
+            // The limit is the machine's, and this is not its first namespace.
+            let line = said.lines().find(|line| line.contains("read-only here")).unwrap_or_else(|| panic!("{said}"));
+            assert!(line.contains("INFO") && line.contains("net/netfilter/nf_conntrack_max=1048576"), "{line}");
+            assert!(!said.contains("WARN"), "{said}");
+            for (key, value) in [("tcp_timeout_established", "7200"), ("tcp_timeout_close_wait", "3600"), ("udp_timeout", "41")] {
+                assert_eq!(sysctl::read(&format!("net/netfilter/nf_conntrack_{key}")).unwrap(), value, "{key}");
+            }
+            // Once they are set, there is nothing to say.
+            assert!(!Daemon::start_with(&flags).says("committed").contains("set kernel parameters"));
         });
     }
 

@@ -12,12 +12,12 @@ use std::{
 use super::{
     decode,
     doubt::Doubt,
-    encode::{self, DUMP},
+    encode,
     message::Writer,
     socket::{Error, Socket},
     table::{Element, Key, Map, MapName, SetType, Table},
 };
-use crate::packet::Family;
+use crate::{nfnetlink::DUMP, packet::Family};
 
 /// An audit that can be taken step by step.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     decode,
     diff::diff,
-    encode::{self, ACK},
+    encode,
     held::Held,
     message::Writer,
     socket::{Error, Socket, uninterrupted},
     table::{Map, MapName, Table},
     transaction::Transaction,
 };
-use crate::packet::Family;
+use crate::{nfnetlink::ACK, packet::Family};
 
 /// So many elements of a map are looked up one by one; of more, the map is read as a whole.
 const MOST_KEYS: usize = 16_384;

@@ -9,7 +9,11 @@ use super::{
     table::{Hook, Rule},
     transaction::{Change, Transaction},
 };
-use crate::{owner, packet::Family};
+use crate::{
+    nfnetlink::{ACK, REQUEST},
+    owner,
+    packet::Family,
+};
 
 mod map;
 mod rule;
@@ -38,9 +42,6 @@ pub(super) const DELETE_ELEMENTS: u16 = kind(14);
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
-pub(super) const REQUEST: u16 = 1;
-pub(super) const ACK: u16 = 4;
-pub(super) const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 

@@ -18,7 +18,6 @@ mod encode;
 mod fake;
 mod held;
 mod jhash;
-mod message;
 mod monitor;
 mod prune;
 mod socket;
@@ -26,6 +25,8 @@ mod table;
 mod text;
 mod trace;
 mod transaction;
+
+use crate::nfnetlink::message;
 
 pub use audit::Audit;
 pub use diff::diff;

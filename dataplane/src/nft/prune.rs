@@ -3,14 +3,13 @@
 use std::{collections::BTreeSet, io};
 
 use super::{
-    decode,
-    encode::{self, DUMP},
+    decode, encode,
     message::Writer,
     socket::{Error, Socket},
     table::{Data, Key, Map, MapName, SetType},
     transaction::{Change, Transaction},
 };
-use crate::packet::Family;
+use crate::{nfnetlink::DUMP, packet::Family};
 
 /// Elements deleted together; one that has gone by itself meanwhile makes the kernel refuse all of them.
 const TOGETHER: usize = 256;

@@ -5,40 +5,28 @@
 
 use std::io;
 
-use netlink_sys::{Socket as NetlinkSocket, protocols::NETLINK_NETFILTER};
-use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
-
 use super::{
     decode,
-    encode::{self, ACK, Batch, DUMP},
+    encode::{self, Batch},
     held::Held,
     message::{Attributes, Messages, Writer, u32_ne},
     table::Map,
     text::In,
     transaction::{Change, Transaction},
 };
-use crate::{netns::Netns, owner, packet::Family};
+use crate::{
+    netns::Netns,
+    nfnetlink::{ACK, Channel, DUMP, ERROR, REQUEST, errno},
+    owner,
+    packet::Family,
+};
 
 /// Room for one transaction; the kernel takes memory only for what is sent.
 const SEND_BUFFER: usize = 512 << 20;
 
-/// Room for the replies of one dump step or transaction.
-const RECEIVE_BUFFER: usize = 1 << 20;
-
 /// How often a list is read that others keep changing.
 const LIST_TRIES: u32 = 16;
 
-/// A reply of a list: the kernel makes none longer than 32 kB.
-const LONGEST_PAGE: usize = 64 << 10;
-
-/// An answer to a change: an errno, a header, and a few words (`NETLINK_CAP_ACK` leaves out what was asked).
-const LONGEST_ANSWER: usize = 4 << 10;
-
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// Message flag: the dump was interrupted by a change (`NLM_F_DUMP_INTR`).
-const INTERRUPTED: u16 = 0x10;
 /// Message flag: attributes follow the error (`NLM_F_ACK_TLVS`).
 const EXPLAINED: u16 = 0x200;
 
@@ -123,28 +111,15 @@ impl Error {
 /// A socket to the nftables of one network namespace.
 #[derive(Debug)]
 pub struct Socket {
-    netlink: NetlinkSocket,
-    port: u32,
+    channel: Channel,
 }
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, Error> {
-        let open = || {
-            let mut netlink = NetlinkSocket::new(NETLINK_NETFILTER)?;
-            let port = netlink.bind_auto()?.port_number();
-            netlink.set_ext_ack(true)?;
-            netlink.set_cap_ack(true)?;
-            // Beyond the system's limit with CAP_NET_ADMIN of the machine, else up to it.
-            let limits = SockRef::from(&netlink);
-            if setsockopt(&netlink, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-                limits.set_send_buffer_size(SEND_BUFFER)?;
-            }
-            limits.set_recv_buffer_size(RECEIVE_BUFFER)?;
-            Ok((netlink, port))
-        };
         let hint = "the kernel needs nf_tables (CONFIG_NF_TABLES)";
-        open().map(|(netlink, port)| Self { netlink, port }).map_err(|source| Error::Open { hint, source })
+        let channel = Channel::open(SEND_BUFFER).map_err(|source| Error::Open { hint, source })?;
+        Ok(Self { channel })
     }
 
     /// Opens a socket inside a network namespace; it stays there wherever it is used.
@@ -156,7 +131,7 @@ impl Socket {
 
     /// What the kernel knows this socket by.
     pub(super) fn port(&self) -> u32 {
-        self.port
+        self.channel.port()
     }
 
     /// Commits a transaction: all of it, or nothing and an error that names the change at fault.
@@ -165,7 +140,7 @@ impl Socket {
             return Ok(());
         }
         let batch = encode::batch(transaction);
-        self.forget_answers().and_then(|()| self.netlink.send(batch.bytes(), 0)).map_err(|source| {
+        self.channel.send(batch.bytes()).map_err(|source| {
             let too_large = source.raw_os_error() == Some(nix::libc::EMSGSIZE);
             let hint = if too_large {
                 ": more than net.core.wmem_max allows here; run with CAP_NET_ADMIN or raise it"
@@ -174,13 +149,11 @@ impl Socket {
             };
             Error::Send { bytes: batch.bytes().len(), hint, source }
         })?;
-        // The kernel has answered all before send returned (nfnetlink_rcv runs in the sender's context).
         let (mut refused, mut lost) = (None, None);
         loop {
-            let reply = match self.receive(LONGEST_ANSWER, nix::libc::MSG_DONTWAIT) {
-                Ok(reply) => reply,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            let reply = match self.channel.receive_now() {
+                Ok(Some(reply)) => reply,
+                Ok(None) => break,
                 // More answers than there is room for: the first of them, which say why, are still there.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
                     lost = Some(error);
@@ -310,13 +283,11 @@ impl Socket {
     ) -> io::Result<()> {
         const SEQUENCE: u32 = 1;
         let mut writer = Writer::default();
-        let open =
-            writer.open_message(kind, encode::REQUEST | flags, SEQUENCE, encode::family_number(family), 0);
+        let open = writer.open_message(kind, REQUEST | flags, SEQUENCE, encode::family_number(family), 0);
         writer.put_name(1, owner::TABLE);
         name(&mut writer);
         writer.close_message(open);
-        self.forget_answers()?;
-        self.netlink.send(writer.bytes(), 0).map(drop)
+        self.channel.send(writer.bytes())
     }
 
     /// Reads one datagram of an answer and says whether it was the last. The kernel writes the next page of a dump when this
@@ -324,41 +295,9 @@ impl Socket {
     pub(super) fn answer(
         &self,
         interrupted: &mut bool,
-        mut take: impl FnMut(u16, Attributes<'_>),
+        take: impl FnMut(u16, Attributes<'_>),
     ) -> io::Result<bool> {
-        let reply = self.receive(LONGEST_PAGE, 0)?;
-        for message in Messages(&reply) {
-            *interrupted |= message.flags & INTERRUPTED != 0;
-            match message.kind {
-                DONE => return Ok(true),
-                ERROR => match errno(message.body) {
-                    0 => return Ok(true),
-                    errno => return Err(io::Error::from_raw_os_error(errno)),
-                },
-                kind => take(kind, message.attributes()),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Takes what an earlier call, which ended early, has left unread, so that nobody takes it for an answer to the next.
-    fn forget_answers(&self) -> io::Result<()> {
-        loop {
-            match self.receive(LONGEST_ANSWER, nix::libc::MSG_DONTWAIT) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Receives one datagram of at most that length.
-    fn receive(&self, longest: usize, flags: i32) -> io::Result<Vec<u8>> {
-        let mut reply = Vec::with_capacity(longest);
-        self.netlink.recv(&mut reply, flags)?;
-        Ok(reply)
+        self.channel.answer(interrupted, take)
     }
 }
 
@@ -371,11 +310,6 @@ pub(super) fn uninterrupted<T>(mut list: impl FnMut() -> Result<T, Error>) -> Re
         }
     }
     list()
-}
-
-/// The errno of an error message; the kernel sends it negative.
-fn errno(body: &[u8]) -> i32 {
-    -u32_ne(body.get(..4).unwrap_or_default()).cast_signed()
 }
 
 /// Names the change, and among many elements the one, that the kernel refused.

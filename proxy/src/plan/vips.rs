@@ -176,6 +176,12 @@ impl Vips {
         }
     }
 
+    /// Whose service packets are led to that are sent to an address.
+    pub(super) fn holder(&self, key: Key) -> Option<&ServicePortName> {
+        let vips = Place::ALL.iter().filter_map(|place| self.held.get(&Address { place: *place, key }));
+        vips.map(|vip| &*vip.holder).next()
+    }
+
     /// Every address in service, as the map that it is in holds it.
     pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
         self.held

@@ -137,9 +137,14 @@ pub(super) fn any(candidates: &[(SocketAddr, Candidate)]) -> bool {
 
 /// Every endpoint that answers.
 pub(super) fn serving(candidates: &[(SocketAddr, Candidate)]) -> Vec<SocketAddr> {
-    candidates
-        .iter()
-        .filter(|(_, candidate)| candidate.is_ready || candidate.is_serving)
-        .map(|(a, _)| *a)
-        .collect()
+    addresses(candidates, |candidate| candidate.is_ready || candidate.is_serving)
+}
+
+/// Every endpoint that does not answer.
+pub(super) fn silent(candidates: &[(SocketAddr, Candidate)]) -> Vec<SocketAddr> {
+    addresses(candidates, |candidate| !candidate.is_ready && !candidate.is_serving)
+}
+
+fn addresses(candidates: &[(SocketAddr, Candidate)], is_meant: fn(Candidate) -> bool) -> Vec<SocketAddr> {
+    candidates.iter().filter(|(_, candidate)| is_meant(*candidate)).map(|(address, _)| *address).collect()
 }

@@ -23,6 +23,7 @@ use tracing::{debug, trace, warn};
 
 use super::{
     Committed, Services,
+    flows::Backlog,
     pace::SETTLED,
     repair::{Repair, Repairs},
 };
@@ -60,6 +61,8 @@ pub struct Nftables {
     prune: Option<Prune>,
     /// Endpoint ids that clients may still be remembered with.
     gone: BTreeMap<Family, BTreeSet<u32>>,
+    /// None: flows stay with the endpoints that they began with.
+    flows: Option<Backlog>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
 }
@@ -93,6 +96,7 @@ impl Nftables {
             retired_at: None,
             prune: None,
             gone: BTreeMap::new(),
+            flows: None,
             shadowed: BTreeMap::new(),
         }
     }
@@ -129,6 +133,20 @@ impl Nftables {
     #[must_use]
     pub fn with_repair(self, repair: Repair) -> Self {
         Self { repair: Some(repair), ..self }
+    }
+
+    /// The same, but flows are told of that may lead astray after a commit.
+    #[must_use]
+    pub fn with_flows(self, flows: Backlog) -> Self {
+        Self { flows: Some(flows), ..self }
+    }
+
+    /// Tells which flows may lead astray by what is committed.
+    fn tell_flows(&mut self) {
+        let suspects = self.planner.take_suspects();
+        if let Some(flows) = &self.flows {
+            flows.add(suspects);
+        }
     }
 
     /// What others changed and was put back so far.
@@ -268,6 +286,10 @@ impl Services for Nftables {
         }
         let changes = self.flush()?;
         self.hook()?;
+        if self.stage == Stage::Lost {
+            self.planner.suspect_all();
+        }
+        self.tell_flows();
         let is_mended = mem::replace(&mut self.stage, Stage::InStep) != Stage::InStep;
         if retires || is_mended {
             self.retired_at = Some(Instant::now());
@@ -310,8 +332,16 @@ impl Services for Nftables {
     fn repair(&mut self) -> bool {
         let Some(repair) = &mut self.repair else { return true };
         if self.stage == Stage::InStep {
+            let before = repair.done().repairs;
             let repaired = repair.run(&self.socket, || self.planner.tables().collect());
-            let Err(error) = repaired else { return true };
+            let is_changed = repair.done().repairs != before;
+            let Err(error) = repaired else {
+                if is_changed {
+                    self.planner.suspect_all();
+                    self.tell_flows();
+                }
+                return true;
+            };
             let error: &(dyn std::error::Error + 'static) = &error;
             warn!(error, "not put back one by one; lists the tables to mend them");
             self.stage = Stage::Lost;

@@ -1,26 +1,26 @@
-//! Netlink messages as bytes: headers and attributes, written and read. Knows lengths and padding, and no nftables.
+//! Netlink messages as bytes: headers and attributes, written and read. Knows lengths and padding, and no subsystem of netfilter.
 
 /// A buffer of netlink messages, written front to back.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
 }
 
 /// An open attribute or message: where its length will be filled in.
 #[must_use]
-pub(super) struct Open(usize);
+pub(crate) struct Open(usize);
 
 impl Writer {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Opens a message with its headers (`nlmsghdr`, `nfgenmsg`; include/uapi/linux/netlink.h, netfilter/nfnetlink.h).
-    pub(super) fn open_message(
+    pub(crate) fn open_message(
         &mut self,
         kind: u16,
         flags: u16,
@@ -39,13 +39,13 @@ impl Writer {
         open
     }
 
-    pub(super) fn close_message(&mut self, Open(start): Open) {
+    pub(crate) fn close_message(&mut self, Open(start): Open) {
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         self.fill(start, &length.to_ne_bytes());
     }
 
     /// Opens an attribute that holds others.
-    pub(super) fn open(&mut self, kind: u16) -> Open {
+    pub(crate) fn open(&mut self, kind: u16) -> Open {
         const NESTED: u16 = 1 << 15;
         let open = Open(self.bytes.len());
         self.bytes.extend_from_slice(&[0; 2]);
@@ -53,18 +53,18 @@ impl Writer {
         open
     }
 
-    pub(super) fn close(&mut self, Open(start): Open) {
+    pub(crate) fn close(&mut self, Open(start): Open) {
         let length = u16::try_from(self.bytes.len() - start).unwrap_or(u16::MAX);
         self.fill(start, &length.to_ne_bytes());
     }
 
     /// Writes an attribute of raw bytes, padded to four.
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn put(&mut self, kind: u16, value: &[u8]) {
         self.put_parts(kind, &[value]);
     }
 
     /// Writes an attribute whose value is these parts, one after the other, padded to four.
-    pub(super) fn put_parts(&mut self, kind: u16, parts: &[&[u8]]) {
+    pub(crate) fn put_parts(&mut self, kind: u16, parts: &[&[u8]]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -75,13 +75,13 @@ impl Writer {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// Writes a number; `nf_tables` takes its numbers in network order.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
+    /// Writes a number; netfilter takes its numbers in network order.
+    pub(crate) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
 
     /// Writes a name, ended by a zero byte.
-    pub(super) fn put_name(&mut self, kind: u16, name: &str) {
+    pub(crate) fn put_name(&mut self, kind: u16, name: &str) {
         self.put_parts(kind, &[name.as_bytes(), &[0]]);
     }
 
@@ -94,24 +94,24 @@ impl Writer {
 
 /// One message as it came from the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// All after the `nlmsghdr`.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The attributes after the `nfgenmsg`.
-    pub(super) fn attributes(&self) -> Attributes<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes(self.body.get(4..).unwrap_or_default())
     }
 }
 
 /// Walks the messages of one datagram; stops at the first that is cut short.
 #[derive(Debug)]
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
@@ -131,30 +131,30 @@ impl<'a> Iterator for Messages<'a> {
 
 /// Walks attributes: their number without the flag bits, and their value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 /// The attributes that are still to be walked.
 #[derive(Debug)]
-pub(super) struct Walk<'a>(&'a [u8]);
+pub(crate) struct Walk<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// The value of the first attribute of that number.
-    pub(super) fn find(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn find(self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter().find_map(|(found, value)| (found == kind).then_some(value))
     }
 
     /// The attributes inside the first attribute of that number.
-    pub(super) fn inside(self, kind: u16) -> Option<Self> {
+    pub(crate) fn inside(self, kind: u16) -> Option<Self> {
         self.find(kind).map(Self)
     }
 
     /// A number in network order.
-    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         self.find(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
     /// A name without its zero byte.
-    pub(super) fn name(self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn name(self, kind: u16) -> Option<&'a str> {
         std::str::from_utf8(self.find(kind)?).ok().map(|name| name.trim_end_matches('\0'))
     }
 }
@@ -185,6 +185,6 @@ fn u16_ne(bytes: &[u8]) -> u16 {
 }
 
 /// A number in the machine's own order.
-pub(super) fn u32_ne(bytes: &[u8]) -> u32 {
+pub(crate) fn u32_ne(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
