@@ -93,6 +93,7 @@ pub struct RunningNode {
     host: Arc<Host>,
     daemon: Option<Process>,
     program: PathBuf,
+    flags: Vec<String>,
     published: BTreeMap<String, String>,
 }
 
@@ -108,22 +109,38 @@ impl RunningNode {
             host: Arc::new(host),
             daemon: None,
             program: binaries.fairway_proxy.clone(),
+            flags: Vec::new(),
             published: BTreeMap::new(),
         };
         running.run(|| directory().make())?.map_err(|source| Error::Manifests { node, source })?;
         Ok(running)
     }
 
+    /// Sets the flags that the daemon is started with from now on, besides those that the lab needs.
+    pub fn set_flags(&mut self, flags: &[impl AsRef<str>]) {
+        self.flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
+    }
+
+    /// Takes other labels. False, and nothing is changed, if it would take more.
+    pub(crate) fn relabel(&mut self, manifest: &Node) -> bool {
+        let is_same = (&manifest.spec, &manifest.status) == (&self.manifest.spec, &self.manifest.status);
+        if is_same {
+            self.manifest.clone_from(manifest);
+        }
+        is_same
+    }
+
     /// Starts the daemon. A second one does no harm: the first is ended before.
     pub fn start_daemon(&mut self) -> Result<(), Error> {
         self.kill_daemon()?;
         let name = self.name().to_owned();
-        let program_file = &self.program;
+        let (program_file, flags) = (&self.program, &self.flags);
         let started = self.run(|| {
             let log = OpenOptions::new().create(true).append(true).open(LOG)?;
             Process::start(
                 program(program_file)
                     .args(["--manifests", MANIFESTS, "--hostname-override", &name, "--install-cni"])
+                    .args(flags)
                     .stdin(Stdio::null())
                     .stdout(log.try_clone()?)
                     .stderr(log),
