@@ -27,3 +27,4 @@ pub mod screen;
 pub mod server;
 pub mod syn;
 pub mod wait;
+pub mod wire;
