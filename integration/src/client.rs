@@ -101,16 +101,17 @@ impl Url {
 
 /// Asks for `path` with one HTTP request over a connection of its own; returns what came back, head and body.
 pub fn http_text(to: SocketAddr, path: &str, patience: Duration) -> Result<String, Error> {
-    let mut stream =
-        TcpStream::connect_timeout(&to, patience).map_err(|source| Error::Connect { to, source })?;
-    let asked = (|| {
-        stream.set_read_timeout(Some(patience))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
-        let mut response = Vec::new();
-        stream.read_to_end(&mut response)?;
-        Ok(String::from_utf8_lossy(&response).into_owned())
-    })();
+    let stream = TcpStream::connect_timeout(&to, patience).map_err(|source| Error::Connect { to, source })?;
+    let asked = stream.set_read_timeout(Some(patience)).and_then(|()| ask_over(stream, to, path));
     asked.map_err(|source| Error::Ask { to, source })
+}
+
+/// Asks for `path` over a connection that was made before; returns what came back, head and body.
+pub fn ask_over(mut stream: TcpStream, to: SocketAddr, path: &str) -> io::Result<String> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response)?;
+    Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
 /// What follows the head of an HTTP response.

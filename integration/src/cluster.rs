@@ -75,8 +75,8 @@ pub enum Error {
         /// The node.
         node: String,
     },
-    /// A node cannot go, and not change.
-    #[error("{0}: nodes stay as they are while the lab is up")]
+    /// A node cannot go, nor get other addresses.
+    #[error("{0}: only the labels of a node can change while the lab is up")]
     NodesStay(ObjectName),
     /// Not there.
     #[error("{0} not found")]
@@ -159,12 +159,18 @@ pub struct Cluster {
     outside: Host,
     switch: Switch,
     binaries: Binaries,
+    flags: Vec<String>,
     objects: BTreeMap<ObjectName, Object>,
 }
 
 impl Cluster {
     /// Starts a cluster of these objects, at least one node among them, and returns when all pods are ready.
     pub fn start(binaries: &Binaries, objects: Vec<Object>) -> Result<Self, Error> {
+        Self::start_with(binaries, objects, &[])
+    }
+
+    /// The same, with these flags for the daemons besides those that the lab needs.
+    pub fn start_with(binaries: &Binaries, objects: Vec<Object>, flags: &[&str]) -> Result<Self, Error> {
         install(binaries).map_err(Error::Install)?;
         let addresses = objects.iter().find_map(|object| match &object.content {
             Content::Node(node) => Some(node.internal_ips().map(gateway_of).collect::<Vec<_>>()),
@@ -179,6 +185,7 @@ impl Cluster {
             outside,
             switch,
             binaries: binaries.clone(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             objects: BTreeMap::new(),
         };
         cluster.apply(objects)?;
@@ -212,7 +219,11 @@ impl Cluster {
 
     fn admit(&mut self, object: Object, is_new: bool) -> Result<(), Error> {
         match &object.content {
-            Content::Node(_) if !is_new => return Err(Error::NodesStay(object.name)),
+            Content::Node(node) if !is_new => {
+                if !self.node_mut(&object.name.name)?.relabel(node) {
+                    return Err(Error::NodesStay(object.name));
+                }
+            }
             Content::Node(node) => {
                 let (name, node) = (object.name.clone(), node.clone());
                 self.objects.insert(name.clone(), object); // its daemon is to see it from the start
@@ -248,7 +259,8 @@ impl Cluster {
 
     fn boot(&mut self, manifest: Node) -> Result<(), Error> {
         let name = manifest.metadata.name.clone();
-        let node = RunningNode::boot(manifest, &self.switch, &self.binaries)?;
+        let mut node = RunningNode::boot(manifest, &self.switch, &self.binaries)?;
+        node.set_flags(&self.flags);
         self.nodes.insert(name.clone(), node);
         self.publish()?;
         let node = self.node_mut(&name)?;
@@ -311,6 +323,11 @@ impl Cluster {
         })
     }
 
+    /// An object as it was applied.
+    pub fn object(&self, name: &ObjectName) -> Option<&Object> {
+        self.objects.get(name)
+    }
+
     /// A pod that runs, by its name in namespace `default`, or by `namespace/name`.
     pub fn pod(&self, name: &str) -> Option<&RunningPod> {
         if name.contains('/') { self.pods.get(name) } else { self.pods.get(&format!("default/{name}")) }
@@ -324,6 +341,11 @@ impl Cluster {
     /// A node, by its name, to do something to its daemon.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut RunningNode, Error> {
         self.nodes.get_mut(name).ok_or_else(|| Error::NoSuchPlace(name.to_owned()))
+    }
+
+    /// The switch, to connect other machines to.
+    pub fn switch(&self) -> &Switch {
+        &self.switch
     }
 
     /// The ids of all processes that the cluster started and looks after.

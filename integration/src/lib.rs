@@ -29,3 +29,4 @@ pub mod sctp;
 pub mod server;
 pub mod syn;
 pub mod wait;
+pub mod wire;

@@ -22,6 +22,9 @@ use crate::host::{self, Host};
 /// The interface that leads out of each machine.
 pub const UPLINK: &str = "eth0";
 
+/// How often links to come ask whether somebody has their address.
+const DAD: &str = "net/ipv6/conf/default/dad_transmits";
+
 const BRIDGE: &str = "switch";
 const MTU: u32 = 1500;
 
@@ -58,9 +61,9 @@ pub enum Error {
         /// Why.
         source: rtnl::Error,
     },
-    /// The kernel refused to forward.
+    /// The kernel refused a parameter.
     #[error("network of {of}")]
-    Forwarding {
+    Parameter {
         /// The machine.
         of: String,
         /// Why.
@@ -93,19 +96,17 @@ impl Switch {
     pub fn connect(&self, host: &Host, addresses: &[IpAddr]) -> Result<(), Error> {
         let of = || host.name().to_owned();
         let netns = Netns::open(host.netns_path()).map_err(|source| Error::Netns { of: of(), source })?;
+        let set = |parameters: &[(&str, &str)]| {
+            let all = host.run(|| parameters.iter().try_for_each(|(key, value)| set(key, value)));
+            let all = all.map_err(|source| Error::Host { of: of(), source })?;
+            all.map_err(|source| Error::Parameter { of: of(), source })
+        };
+        // Nobody else is on the switch whose address could be the same: no second is lost on searching for one.
+        set(&[(DAD, "0")])?;
         let number = self.connected.fetch_add(1, Ordering::Relaxed);
         let wired = self.runtime.block_on(self.wire(number, &netns, addresses));
         wired.map_err(|source| Error::Link { of: of(), source })?;
-
-        let forwarding = host.run(|| {
-            sysctl::set_if_different("net/ipv4/ip_forward", "1")?;
-            match sysctl::set_if_different("net/ipv6/conf/all/forwarding", "1") {
-                Err(error) if !error.is_not_found() => Err(error), // not found: a kernel without IPv6
-                _ => Ok(()),
-            }
-        });
-        let forwarding = forwarding.map_err(|source| Error::Host { of: of(), source })?;
-        forwarding.map_err(|source| Error::Forwarding { of: of(), source })
+        set(&[(DAD, "1"), ("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])
     }
 
     async fn wire(&self, number: u32, machine: &Netns, addresses: &[IpAddr]) -> Result<(), rtnl::Error> {
@@ -141,6 +142,14 @@ impl Switch {
             }
         }
         Ok(())
+    }
+}
+
+/// Sets a parameter of the calling thread's namespace; none of IPv6 where the kernel has no IPv6.
+fn set(key: &str, value: &str) -> Result<(), sysctl::Error> {
+    match sysctl::set_if_different(key, value) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -121,6 +121,15 @@ impl RunningNode {
         self.flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
     }
 
+    /// Takes other labels. False, and nothing is changed, if it would take more.
+    pub(crate) fn relabel(&mut self, manifest: &Node) -> bool {
+        let is_same = (&manifest.spec, &manifest.status) == (&self.manifest.spec, &self.manifest.status);
+        if is_same {
+            self.manifest.clone_from(manifest);
+        }
+        is_same
+    }
+
     /// Starts the daemon. A second one does no harm: the first is ended before.
     pub fn start_daemon(&mut self) -> Result<(), Error> {
         self.kill_daemon()?;

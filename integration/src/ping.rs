@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::syn::checksum;
+use crate::wire::checksum;
 
 /// Tells our request from those of others who ping from the same host: our process number.
 fn identifier() -> [u8; 2] {
@@ -29,7 +29,7 @@ pub fn ping(to: IpAddr, patience: Duration) -> io::Result<()> {
     let [high, low] = identifier();
     let mut message = [request, 0, 0, 0, high, low, 0, 1];
     if to.is_ipv4() {
-        let [first, second] = checksum(message.iter()).to_be_bytes();
+        let [first, second] = checksum(&message).to_be_bytes();
         message = [request, 0, first, second, high, low, 0, 1]; // of ICMPv6 the kernel adds it
     }
     socket.send(&message)?;

@@ -46,7 +46,7 @@ pub fn run_if_asked(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
     let mut arguments = arguments.into_iter().skip(1).peekable();
     arguments.peek().filter(|first| *first == SERVE)?;
     let options = Options::parse_from(arguments);
-    match serve(options) {
+    match serve(&options) {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("serve: {error}");
@@ -55,11 +55,20 @@ pub fn run_if_asked(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
     }
 }
 
-fn serve(options: Options) -> io::Result<()> {
-    let name: Arc<str> = options.name.into();
-    let http = options.http.iter().map(|port| everywhere(*port, TcpListener::bind));
+fn serve(options: &Options) -> io::Result<()> {
+    listen(&options.name, &options.http, &options.udp)?;
+    println!("{READY}");
+    loop {
+        thread::park();
+    }
+}
+
+/// Answers on these ports of the calling thread's network namespace, on threads of its own, until the program ends.
+pub fn listen(name: &str, http: &[u16], udp: &[u16]) -> io::Result<()> {
+    let name: Arc<str> = name.into();
+    let http = http.iter().map(|port| everywhere(*port, TcpListener::bind));
     let http = http.collect::<io::Result<Vec<_>>>()?;
-    let udp = options.udp.iter().map(|port| everywhere(*port, UdpSocket::bind));
+    let udp = udp.iter().map(|port| everywhere(*port, UdpSocket::bind));
     let udp = udp.collect::<io::Result<Vec<_>>>()?;
 
     for listener in http {
@@ -70,10 +79,7 @@ fn serve(options: Options) -> io::Result<()> {
         let name = Arc::clone(&name);
         thread::spawn(move || answer_datagrams(&socket, &name));
     }
-    println!("{READY}");
-    loop {
-        thread::park();
-    }
+    Ok(())
 }
 
 /// Binds to both families, or to IPv4 alone where the kernel has no IPv6.

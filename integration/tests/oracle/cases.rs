@@ -1,0 +1,171 @@
+//! Services and packets, drawn at random from a small world, so that they meet.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::packet::{Family, Protocol};
+use ipnetwork::IpNetwork;
+use proptest::{collection, option, prelude::*, sample};
+use proxy::{
+    plan::{LocalPods, Settings},
+    service_port::{Endpoint, ServicePort, ServicePortName, TrafficPolicy},
+};
+
+use super::street::Street;
+
+/// A node's settings, services, and packets to send.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) settings: Settings,
+    pub(crate) services: Vec<(ServicePortName, ServicePort)>,
+    pub(crate) shots: Vec<Shot>,
+}
+
+/// Who sends a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sender {
+    /// A process of the node itself.
+    Node,
+    /// A machine outside, from one of its two addresses.
+    Stranger(usize),
+    /// One of two pods on the node.
+    Pod(usize),
+}
+
+/// The first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shot {
+    pub(crate) sender: Sender,
+    pub(crate) protocol: Protocol,
+    pub(crate) destination: SocketAddr,
+}
+
+const SENDERS: [Sender; 5] =
+    [Sender::Node, Sender::Stranger(0), Sender::Stranger(1), Sender::Pod(0), Sender::Pod(1)];
+
+const CLUSTER_IPS: [[&str; 2]; 3] =
+    [["10.96.0.1", "fd00:96::1"], ["10.96.0.2", "fd00:96::2"], ["10.96.0.3", "fd00:96::3"]];
+const EXTERNAL_IPS: [[&str; 2]; 2] = [["203.0.113.1", "2001:db8::1"], ["203.0.113.2", "2001:db8::2"]];
+const BALANCER_IPS: [[&str; 2]; 2] = [["203.0.113.11", "2001:db8::11"], ["203.0.113.12", "2001:db8::12"]];
+const REMOTE: [[&str; 2]; 2] = [["10.244.2.2", "fd00:244:2::2"], ["10.244.2.3", "fd00:244:2::3"]];
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
+const POD_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/32"];
+
+const PORTS: [u16; 2] = [80, 81];
+const NODE_PORTS: [u16; 2] = [30_080, 30_081];
+const TARGET_PORT: u16 = 8_080;
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+fn of<const N: usize>(family: Family, pool: [[&str; 2]; N]) -> Vec<IpAddr> {
+    pool.iter().map(|pair| pair[usize::from(family == Family::Ip6)].parse().unwrap()).collect()
+}
+
+/// All addresses that services may have, and one that none has.
+pub(crate) fn service_addresses(family: Family) -> Vec<IpAddr> {
+    [
+        of(family, CLUSTER_IPS),
+        of(family, EXTERNAL_IPS),
+        of(family, BALANCER_IPS),
+        of(family, [["10.96.0.4", "fd00:96::4"]]),
+    ]
+    .concat()
+}
+
+/// All endpoints that services may have: two on the node, two elsewhere.
+pub(crate) fn endpoints(family: Family) -> Vec<Endpoint> {
+    let local = [0, 1]
+        .map(|pod| Endpoint::new((Street::address(family, Sender::Pod(pod)), TARGET_PORT).into(), true));
+    let remote = of(family, REMOTE).into_iter().map(|ip| Endpoint::new((ip, TARGET_PORT).into(), false));
+    local.into_iter().chain(remote).collect()
+}
+
+/// Cases of a family.
+pub(crate) fn case(family: Family) -> impl Strategy<Value = Case> {
+    (settings(family), collection::vec(service(family), 1..4), collection::vec(shot(family), 1..40)).prop_map(
+        |(settings, services, shots)| {
+            let named = services.into_iter().zip(0..).map(|((protocol, port), number)| {
+                let name = format!("service-{number}").into();
+                (ServicePortName { namespace: "default".into(), name, port: "".into(), protocol }, port)
+            });
+            Case { settings, services: named.collect(), shots }
+        },
+    )
+}
+
+fn settings(family: Family) -> impl Strategy<Value = Settings> {
+    let pods: IpNetwork = POD_CIDRS[usize::from(family == Family::Ip6)].parse().unwrap();
+    (any::<bool>(), proptest::bool::weighted(0.2)).prop_map(move |(has_cidr, masquerade_all)| Settings {
+        local_pods: LocalPods::ClusterCidr(if has_cidr { vec![pods] } else { Vec::new() }),
+        masquerade_all,
+        ..Settings::default()
+    })
+}
+
+fn policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
+}
+
+fn some_of(pool: Vec<IpAddr>) -> impl Strategy<Value = Vec<IpAddr>> {
+    let all = pool.len();
+    sample::subsequence(pool, 0..=all)
+}
+
+/// Who may use a balancer's addresses: everybody, one stranger, the pods, or the node.
+fn source_ranges(family: Family) -> impl Strategy<Value = Vec<IpNetwork>> {
+    let range = |sender| IpNetwork::from(Street::address(family, sender));
+    let pool = vec![range(Sender::Stranger(0)), range(Sender::Pod(0)), range(Sender::Node)];
+    sample::subsequence(pool, 0..=2)
+}
+
+fn service(family: Family) -> impl Strategy<Value = (Protocol, ServicePort)> {
+    let addresses = (
+        sample::select(of(family, CLUSTER_IPS)),
+        sample::select(&PORTS[..]),
+        option::of(sample::select(&NODE_PORTS[..])),
+        some_of(of(family, EXTERNAL_IPS)),
+        some_of(of(family, BALANCER_IPS)),
+        source_ranges(family),
+    );
+    let choice = (
+        policy(),
+        policy(),
+        option::weighted(0.3, Just(10_800_u32)),
+        sample::subsequence(endpoints(family), 0..=4),
+    );
+    (sample::select(&PROTOCOLS[..]), addresses, choice).prop_map(|(protocol, addresses, choice)| {
+        let (cluster_ip, port, node_port, external_ips, load_balancer_ips, source_ranges) = addresses;
+        let (internal_policy, external_policy, affinity_seconds, endpoints) = choice;
+        let is_local = [internal_policy, external_policy].contains(&TrafficPolicy::Local);
+        let local = endpoints.iter().filter(|endpoint| endpoint.is_local && is_local).copied();
+        let port = ServicePort {
+            node_port,
+            external_ips,
+            load_balancer_ips,
+            source_ranges,
+            internal_policy,
+            external_policy,
+            affinity_seconds,
+            local_endpoints: local.collect(),
+            ..ServicePort::new(cluster_ip, port, endpoints)
+        };
+        (protocol, port)
+    })
+}
+
+fn shot(family: Family) -> impl Strategy<Value = Shot> {
+    let node: Vec<_> = Street::node_addresses(family).into_iter().collect();
+    let targets = endpoints(family).into_iter().map(|endpoint| endpoint.address);
+    let destination = prop_oneof![
+        6 => (sample::select(service_addresses(family)), sample::select(&PORTS[..])).prop_map(SocketAddr::from),
+        3 => (sample::select(node), sample::select(&NODE_PORTS[..])).prop_map(SocketAddr::from),
+        1 => sample::select(targets.collect::<Vec<_>>()),
+        1 => sample::select(&NODE_PORTS[..]).prop_map(move |port| {
+            SocketAddr::new(LOOPBACK[usize::from(family == Family::Ip6)].parse().unwrap(), port)
+        }),
+    ];
+    (sample::select(&SENDERS[..]), sample::select(&PROTOCOLS[..]), destination).prop_map(
+        |(sender, protocol, destination)| {
+            let sender = if destination.ip().is_loopback() { Sender::Node } else { sender };
+            Shot { sender, protocol, destination }
+        },
+    )
+}

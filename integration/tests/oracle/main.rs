@@ -1,0 +1,148 @@
+//! The trace and the kernel agree: services are drawn, planned and committed; packets are drawn, traced and sent; each comes
+//! out where the trace says, with the source address that the trace says, or is refused, or vanishes.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod cases;
+mod street;
+
+use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr};
+
+use dataplane::{
+    nft::{Data, Fate, Route, Statement, Table, trace},
+    packet::Family,
+};
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use proxy::plan::Planner;
+
+use self::{
+    cases::{Case, Shot, case},
+    street::{Seen, Street},
+};
+
+/// Cases in each family, unless the environment says how many.
+const CASES: u32 = 40;
+const CASES_VARIABLE: &str = "FAIRWAY_ORACLE_CASES";
+
+#[expect(clippy::disallowed_methods, reason = "whoever wants more cases says so in the environment")]
+fn cases() -> u32 {
+    std::env::var(CASES_VARIABLE).map_or(CASES, |text| text.parse().unwrap())
+}
+
+/// Says whether what was seen of a packet is what a way says. Where it arrives nobody listens, so that a refusal may follow.
+fn is_as_traced(shot: &Shot, way: &Route, from: SocketAddr, seen: &BTreeSet<Seen>) -> bool {
+    let arrivals: Vec<_> = seen.iter().filter(|seen| **seen != Seen::Refused).collect();
+    let destination = match way.fate {
+        Fate::Dropped => return seen.is_empty(),
+        Fate::Rejected => return *seen == BTreeSet::from([Seen::Refused]),
+        Fate::Redirected => return false, // only pings are
+        Fate::Untouched => shot.destination,
+        Fate::Endpoint(endpoint) => endpoint,
+    };
+    let is_of_node = |seen: &Seen| *seen == Seen::ArrivedAtNode { port: destination.port() };
+    match arrivals.as_slice() {
+        [Seen::Arrived { source, destination: at }] => {
+            *at == destination && (*source != from) == way.is_masqueraded // the port is drawn anew even if the address is the same
+        }
+        [at_node] => is_of_node(at_node) && way.fate == Fate::Untouched,
+        _ => false,
+    }
+}
+
+/// Tries one case; `as_told` changes the table that the trace is asked.
+fn agrees(street: &mut Street, case: &Case, as_told: &dyn Fn(Table) -> Table) -> Result<(), TestCaseError> {
+    let family = street.family;
+    if street.is_used_up() {
+        *street = Street::make(family);
+    }
+    let mut planner = Planner::new(&[family], &case.settings);
+    for (name, port) in &case.services {
+        planner.set(name, family, Some(port));
+    }
+    let table = planner.tables().next().unwrap();
+    street.commit(&table);
+
+    let told = as_told(table);
+    let ways: Vec<_> = case.shots.iter().map(|shot| trace(&told, &shot.packet(family))).collect();
+    let is_heard_of = |ways: &Vec<Route>| ways.iter().all(|way| way.fate != Fate::Dropped);
+    let seen = street.send(&case.shots, &ways.iter().map(is_heard_of).collect::<Vec<_>>());
+
+    for ((shot, ways), (from, seen)) in case.shots.iter().zip(ways).zip(seen) {
+        if !ways.iter().any(|way| is_as_traced(shot, way, from, &seen)) {
+            let ways: Vec<_> = ways.iter().map(Route::to_string).collect();
+            return Err(TestCaseError::fail(format!("{shot:?}: traced {ways:?}, seen {seen:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// Tries many cases; the smallest one for which the two disagree, if there is one.
+fn disagreement(family: Family, cases: u32, as_told: &dyn Fn(Table) -> Table) -> Option<String> {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    let street = RefCell::new(Street::make(family));
+    let tried =
+        TestRunner::new(config).run(&case(family), |case| agrees(&mut street.borrow_mut(), &case, as_told));
+    match tried {
+        Ok(()) => None,
+        Err(TestError::Fail(reason, case)) => Some(format!("{reason}\n{case:#?}")),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+#[track_caller]
+fn agrees_in(family: Family) {
+    if let Some(disagreement) = disagreement(family, cases(), &|table| table) {
+        panic!("{disagreement}");
+    }
+}
+
+/// A table that leads to another port than the kernel's.
+fn with_other_ports(mut table: Table) -> Table {
+    for element in table.maps.get_mut("slots").unwrap().elements.values_mut() {
+        if let Data::Endpoint(endpoint) = &mut element.data {
+            endpoint.set_port(endpoint.port() + 1);
+        }
+    }
+    table
+}
+
+/// A table that masquerades nobody.
+fn without_masquerade(mut table: Table) -> Table {
+    for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
+        rule.0.retain(|statement| *statement != Statement::Masquerade);
+    }
+    table
+}
+
+/// A table that is silent instead of rejecting.
+fn without_rejection(mut table: Table) -> Table {
+    for statement in table.chains.values_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.0)
+    {
+        if [Statement::Reject, Statement::RejectWithReset].contains(statement) {
+            *statement = Statement::Verdict(dataplane::nft::Verdict::Drop);
+        }
+    }
+    table
+}
+
+fairway_lab::sandbox_tests! {
+    fn the_kernel_does_with_every_packet_what_the_trace_says() {
+        agrees_in(Family::Ip);
+    }
+
+    fn the_kernel_does_with_every_ipv6_packet_what_the_trace_says() {
+        agrees_in(Family::Ip6);
+    }
+
+    fn a_trace_of_another_table_is_found_out() {
+        for family in Family::ALL {
+            for another in [with_other_ports, without_masquerade, without_rejection] {
+                assert!(disagreement(family, CASES, &another).is_some(), "{family}");
+            }
+        }
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
