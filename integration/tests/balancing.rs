@@ -46,7 +46,9 @@ fn weighed(weights: &str) -> Vec<Object> {
 /// How often each backend has answered.
 fn counts(answers: &[Answer]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
-    names(answers).into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+    for name in names(answers) {
+        *counts.entry(name).or_default() += 1;
+    }
     counts
 }
 
