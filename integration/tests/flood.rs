@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one thread    SYN, SYN, SYN … each of a flow of its own, through the node to the cluster IP
-//! another       3 endpoints, 4, 3, 4 … as fast as the kernel takes it, by the daemon's own kernel end
+//! another       3 endpoints, 4, 3, 4 …, or balanced otherwise, as fast as the kernel takes it, by the daemon's own kernel end
 //! the server    has received as many packets as were sent, or some were lost
 //! ```
 //!
@@ -27,7 +27,7 @@ use dataplane::{
 use fairway_lab::{host::Host, row::Row, syn, wait};
 use proxy::{
     plan::{Planner, Settings},
-    service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName},
+    service_port::{Balancing, Endpoint, Family, Protocol, ServicePort, ServicePortName},
     sync::{Services as _, services::Nftables},
 };
 
@@ -42,6 +42,9 @@ const AT_ONCE: usize = 250;
 
 /// Switches in one flood without which it shows nothing.
 const FEWEST_SWITCHES: u32 = 500;
+
+/// The same where a switch writes a table of hashes.
+const FEWEST_LARGE_SWITCHES: u32 = 50;
 
 /// What a flood came to.
 #[derive(Debug)]
@@ -102,13 +105,13 @@ fn nftables(row: &Row) -> Socket {
     Socket::open_in(&Netns::open(row.node.netns_path()).unwrap()).unwrap()
 }
 
-/// Sends a SYN for every flow while `switch` gives the service as many endpoints as `lengths` says, one after the other.
+/// Sends a SYN for every flow while the service is switched to one of these after the other.
 fn flood(
     row: &Row,
-    mut lengths: impl Iterator<Item = u8> + Send,
-    mut switch: impl FnMut(u8) + Send,
+    mut ports: impl Iterator<Item = ServicePort> + Send,
+    mut switch: impl FnMut(ServicePort) + Send,
 ) -> Flood {
-    lengths.by_ref().take(1).for_each(&mut switch);
+    ports.by_ref().take(1).for_each(&mut switch);
     let tracked: u32 =
         row.node.run(|| sysctl::read("net/netfilter/nf_conntrack_max")).unwrap().unwrap().parse().unwrap();
     let flows = FLOWS.min(tracked / 2);
@@ -130,8 +133,8 @@ fn flood(
     let switches = thread::scope(|scope| {
         let switching = scope.spawn(|| {
             let mut switches = 0;
-            for endpoints in lengths.take_while(|_| !is_over.load(Ordering::Relaxed)) {
-                switch(endpoints);
+            for port in ports.take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                switch(port);
                 switches += 1;
             }
             switches
@@ -166,23 +169,42 @@ fn flood(
 }
 
 /// Three endpoints and four, in turns.
-fn to_and_fro() -> impl Iterator<Item = u8> + Send {
-    [3, 4].into_iter().cycle()
+fn to_and_fro(affinity_seconds: Option<u32>) -> impl Iterator<Item = ServicePort> + Send {
+    [3, 4].into_iter().cycle().map(move |endpoints| service_port(endpoints, affinity_seconds))
+}
+
+/// Every way to balance, with and without weights, in turns. The hash has few endpoints more or less, too.
+fn every_balancing(affinity_seconds: Option<u32>) -> impl Iterator<Item = ServicePort> + Send {
+    let weigh = |mut port: ServicePort| {
+        port.endpoints.iter_mut().take(1).for_each(|endpoint| endpoint.weight = 3);
+        port
+    };
+    let port =
+        move |endpoints, balancing| ServicePort { balancing, ..service_port(endpoints, affinity_seconds) };
+    let ports = [
+        port(3, Balancing::SourceHash),
+        port(4, Balancing::SourceHash),
+        port(3, Balancing::RoundRobin),
+        weigh(port(3, Balancing::RoundRobin)),
+        port(3, Balancing::Random),
+        weigh(port(3, Balancing::SourceHash)),
+    ];
+    ports.into_iter().cycle()
 }
 
 /// Floods a service that is switched as the daemon does it.
-fn nothing_is_lost(lengths: impl Iterator<Item = u8> + Send, affinity_seconds: Option<u32>) {
+fn nothing_is_lost(ports: impl Iterator<Item = ServicePort> + Send, fewest_switches: u32) {
     let row = row();
     // What is left behind is removed as in the daemon: by a commit that comes late enough.
     let mut services = Nftables::new(nftables(&row), &[Family::Ip], &Settings::default());
     services.begin().unwrap();
 
-    let flood = flood(&row, lengths, |endpoints| {
-        services.set(&name(), Family::Ip, Some(service_port(endpoints, affinity_seconds)));
+    let flood = flood(&row, ports, |port| {
+        services.set(&name(), Family::Ip, Some(port));
         services.commit().unwrap();
     });
 
-    assert!(flood.switches >= FEWEST_SWITCHES, "{flood:?}");
+    assert!(flood.switches >= fewest_switches, "{flood:?}");
     assert_eq!(flood.arrived, flood.sent, "{flood:?}");
 }
 
@@ -193,8 +215,8 @@ fn flood_without_a_second_phase(affinity_seconds: Option<u32>) -> Flood {
     let mut planner = Planner::new(&[Family::Ip], &Settings::default());
     kernel.commit(&diff(None, &planner.tables().next().unwrap())).unwrap();
 
-    flood(&row, to_and_fro(), |endpoints| {
-        planner.set(&name(), Family::Ip, Some(&service_port(endpoints, affinity_seconds)));
+    flood(&row, to_and_fro(affinity_seconds), |port| {
+        planner.set(&name(), Family::Ip, Some(&port));
         planner.retire();
         planner.retire();
         kernel.commit(&planner.take()).unwrap();
@@ -215,11 +237,11 @@ fn some_are_lost_without_a_second_phase(affinity_seconds: Option<u32>) {
 
 fairway_lab::sandbox_tests! {
     fn no_new_connection_is_lost_while_a_service_is_switched() {
-        nothing_is_lost(to_and_fro(), None);
+        nothing_is_lost(to_and_fro(None), FEWEST_SWITCHES);
     }
 
     fn no_new_connection_is_lost_while_a_sticky_service_is_switched() {
-        nothing_is_lost(to_and_fro(), Some(10_800));
+        nothing_is_lost(to_and_fro(Some(10_800)), FEWEST_SWITCHES);
     }
 
     fn a_switch_that_removes_the_old_slots_at_once_loses_some() {
@@ -231,8 +253,16 @@ fairway_lab::sandbox_tests! {
     }
 
     fn no_new_connection_is_lost_while_classes_are_made() {
-        let lengths_without_a_class = 5..250;
-        nothing_is_lost(lengths_without_a_class.chain(to_and_fro()), None);
+        let lengths_without_a_class = (5..250).map(|endpoints| service_port(endpoints, None));
+        nothing_is_lost(lengths_without_a_class.chain(to_and_fro(None)), FEWEST_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_while_a_service_is_balanced_otherwise() {
+        nothing_is_lost(every_balancing(None), FEWEST_LARGE_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_while_a_sticky_service_is_balanced_otherwise() {
+        nothing_is_lost(every_balancing(Some(10_800)), FEWEST_LARGE_SWITCHES);
     }
 }
 

@@ -51,6 +51,7 @@ use dataplane::nft::{Chain, ChainName, Element, Held, Key, SetType, Table, Trans
 
 pub use self::{
     affinity::CLIENTS,
+    order::excess_turns,
     settings::{LocalPods, Settings},
     vips::Shadowed,
 };

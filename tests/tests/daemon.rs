@@ -207,6 +207,31 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn what_of_a_service_is_not_honoured_is_said_once_and_the_rest_is_served() {
+        on_a_node(|| {
+            let annotations = "annotations: {fairway.dev/balancing: least-loaded, fairway.dev/weights: 10.244.1.2=1000}";
+            let odd = service("ports: [{port: 80}]").replace("name: web", &format!("name: web, {annotations}"));
+            write("web.yaml", &odd);
+
+            let daemon = Daemon::start();
+            let said = daemon.says("committed");
+            assert_eq!(served().0, [cluster_ip()]);
+            let warnings: Vec<_> = said.lines().filter(|line| line.contains("WARN")).collect();
+            let [warning] = warnings[..] else { panic!("{said}") };
+            for words in ["default/web", "fairway.dev/balancing", "least-loaded", "round-robin, random, source-hash"] {
+                assert!(warning.contains(words), "{warning}");
+            }
+
+            write("slice.yaml", &slice(&["10.244.1.2", "10.244.1.3"]));
+            assert!(!daemon.says("committed").contains("WARN"), "1001 turns are few enough");
+            let many: Vec<_> = (2..30).map(|n| format!("10.244.1.{n}")).collect();
+            write("slice.yaml", &slice(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+            let said = daemon.says("committed");
+            let warning = said.lines().find(|line| line.contains("WARN")).unwrap();
+            assert!(warning.contains("default/web") && warning.contains("turns=1027"), "{warning}");
+        });
+    }
+
     fn rules_stay_when_it_stops_and_a_restart_changes_nothing() {
         on_a_node(|| {
             write("web.yaml", &format!("{}\n---\n{}", service("ports: [{port: 80}]"), slice(&["10.244.1.2", "10.244.1.3"])));

@@ -11,7 +11,7 @@ use std::{
 use super::rendezvous;
 use crate::{
     objects::annotations::{MOST_TURNS, greatest_common_divisor, turns},
-    service_port::{Balancing, Endpoint},
+    service_port::{Balancing, Endpoint, ServicePort},
 };
 
 /// What stands in the slots of a class, and how one of them is chosen.
@@ -21,23 +21,33 @@ pub(super) struct Order<T> {
     pub(super) slots: Vec<T>,
 }
 
+/// How many turns a service port's weights would take, if that is too many: then they do not count.
+pub fn excess_turns(port: &ServicePort) -> Option<u32> {
+    let all = too_many_turns(&port.endpoints, port.balancing);
+    all.or_else(|| too_many_turns(&port.local_endpoints, port.balancing))
+}
+
+fn too_many_turns(endpoints: &[Endpoint], balancing: Balancing) -> Option<u32> {
+    let weights = endpoints.iter().map(|endpoint| endpoint.weight);
+    let are_equal = weights.clone().is_sorted_by(|a, b| a == b);
+    let turns = turns(weights);
+    (turns > MOST_TURNS && !are_equal && balancing != Balancing::SourceHash).then_some(turns)
+}
+
 impl Order<SocketAddr> {
     /// Gives each endpoint as many slots as it weighs. Weights that would take too many turns do not count.
     pub(super) fn of(endpoints: &[Endpoint], balancing: Balancing) -> Self {
-        let weights = || endpoints.iter().map(|endpoint| endpoint.weight);
-        let are_equal = weights().is_sorted_by(|a, b| a == b);
-        let counts = balancing == Balancing::SourceHash || turns(weights()) <= MOST_TURNS;
-        let weigh = |endpoint: &Endpoint| match endpoint.weight {
-            weight if counts && !are_equal => (endpoint.address, weight.max(1)),
-            _ => (endpoint.address, 1),
-        };
+        let counts = too_many_turns(endpoints, balancing).is_none();
+        let weigh = |endpoint: &Endpoint| (endpoint.address, if counts { endpoint.weight.max(1) } else { 1 });
         let mut members: Vec<_> = endpoints.iter().map(weigh).collect();
         members.sort_unstable();
         let slots = match members.as_slice() {
             [] => Vec::new(),
             [(only, _)] => vec![*only],
             members if balancing == Balancing::SourceHash => rendezvous::table(members),
-            members if are_equal || !counts => members.iter().map(|(address, _)| *address).collect(),
+            members if members.is_sorted_by(|(_, a), (_, b)| a == b) => {
+                members.iter().map(|(address, _)| *address).collect()
+            }
             members => interleaved(members),
         };
         Self { balancing, slots }

@@ -28,7 +28,7 @@ use super::{
     repair::{Repair, Repairs},
 };
 use crate::{
-    plan::{CLIENTS, Planner, Settings, Shadowed},
+    plan::{CLIENTS, Planner, Settings, Shadowed, excess_turns},
     service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
 };
@@ -65,6 +65,8 @@ pub struct Nftables {
     flows: Option<Backlog>,
     /// The service ports that want an address which another one has.
     shadowed: BTreeMap<(ServicePortName, Family), Vec<Shadowed>>,
+    /// The service ports whose weights take too many turns.
+    unweighted: BTreeSet<(ServicePortName, Family)>,
 }
 
 /// How far the kernel's tables are known.
@@ -98,6 +100,7 @@ impl Nftables {
             gone: BTreeMap::new(),
             flows: None,
             shadowed: BTreeMap::new(),
+            unweighted: BTreeSet::new(),
         }
     }
 
@@ -265,7 +268,14 @@ impl Services for Nftables {
             for address in &shadowed {
                 warn!("{address}");
             }
-            self.shadowed.insert(key, shadowed);
+            self.shadowed.insert(key.clone(), shadowed);
+        }
+        match port.as_ref().and_then(excess_turns) {
+            None => drop(self.unweighted.remove(&key)),
+            Some(turns) if self.unweighted.insert(key) => {
+                warn!(service = %name, turns, "weights take too many turns: all endpoints weigh the same");
+            }
+            Some(_) => {}
         }
         if self.planner.pending() >= BATCH && self.stage != Stage::Lost {
             // If it fails, the commit that follows mends it, and says what is wrong if it cannot.
