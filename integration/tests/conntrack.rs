@@ -16,6 +16,7 @@ use dataplane::{
     conntrack::{self, Conntrack as _, Filter, Flow},
     netns::Netns,
     packet::{Family, Protocol},
+    sysctl,
 };
 use fairway_lab::{
     answer::Answer,
@@ -206,6 +207,30 @@ fairway_lab::sandbox_tests! {
         client.is_answered_by("one", 5353);
     }
 
+    fn datagrams_to_an_external_address_end_with_it_and_find_it_again() {
+        let (mut cluster, _) = answered();
+        let with = |external: &str| {
+            objects(&format!(
+                "{{kind: Service, apiVersion: v1, metadata: {{name: dns}}, spec: {{clusterIP: 10.96.0.53, selector: {{app: dns}}, \
+                 externalIPs: [{external}], ports: [{{port: 53, protocol: UDP, targetPort: 5353}}]}}}}"
+            ))
+        };
+        cluster.apply(with("192.168.14.51, 192.168.14.50")).unwrap();
+        let (kept, lost) = (
+            Client::at(&cluster, OUTSIDE, "192.168.14.50:53"),
+            Client::at(&cluster, OUTSIDE, "192.168.14.51:53"),
+        );
+        kept.is_answered_by("one", 5353);
+        lost.is_answered_by("one", 5353);
+
+        cluster.apply(with("192.168.14.50")).unwrap();
+        lost.is_refused();
+        assert_eq!(kept.ask().unwrap().name, "one");
+
+        cluster.apply(with("192.168.14.50, 192.168.14.51")).unwrap();
+        lost.is_answered_by("one", 5353);
+    }
+
     fn datagrams_to_a_service_that_is_deleted_end_and_find_it_when_it_is_back() {
         let (mut cluster, client) = answered();
 
@@ -267,6 +292,9 @@ fairway_lab::sandbox_tests! {
                         selector: {app: dns}, ports: [{protocol: SCTP, port: 3868, targetPort: 13868}]}}";
         cluster.apply(pod("one", "dns")).unwrap();
         cluster.apply(objects(diameter)).unwrap();
+        // Such an association would be forgotten by itself after three seconds.
+        let forget = || sysctl::set("net/netfilter/nf_conntrack_sctp_timeout_cookie_wait", "600");
+        cluster.node("w1").unwrap().run(forget).unwrap().unwrap();
         let socket = netns(&cluster, "apache-pod").run(sctp::open).unwrap().unwrap();
         let to: SocketAddr = "10.96.0.68:0".parse().unwrap();
         let mut source_ports = 20_000_u16..;

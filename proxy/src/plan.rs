@@ -138,7 +138,13 @@ impl Planner {
 
     /// Takes out the addresses whose flows may be wrong once all is committed that is planned by now.
     pub fn take_suspects(&mut self) -> Suspects {
-        std::mem::take(&mut self.suspects)
+        let mut suspects = std::mem::take(&mut self.suspects);
+        for family in self.families.keys().filter(|_| suspects.has_node_ports()).copied().collect::<Vec<_>>()
+        {
+            let networks = node_ports::networks(family, &self.settings, &self.surroundings);
+            suspects.confine_node_ports(family, networks);
+        }
+        suspects
     }
 
     /// Has the flows to all addresses looked at: for a while nobody was led anywhere.

@@ -14,6 +14,7 @@ use dataplane::{
     conntrack::{Filter, Flow},
     nft::{Data, Key},
 };
+use ipnetwork::IpNetwork;
 
 use super::{FamilyPlanner, Target};
 use crate::service_port::{Family, Protocol, ServicePort, ServicePortName};
@@ -70,34 +71,29 @@ fn contains(sorted: &[SocketAddr], address: SocketAddr) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnAddresses(pub BTreeSet<IpAddr>);
 
-impl OwnAddresses {
-    /// Says whether a flow to a node port may have been ours to lead. What processes of this machine say to each other on loopback is
-    /// theirs unless it was led elsewhere.
-    fn include(&self, flow: &Flow) -> bool {
-        let to = flow.original.destination.ip();
-        if to.is_loopback() { flow.is_led_elsewhere() } else { self.0.contains(&to) }
-    }
-}
-
 /// Addresses whose flows may be wrong, and who may answer there. The last word on an address counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Suspects(BTreeMap<(Family, Key), Answerers>);
+pub struct Suspects {
+    addresses: BTreeMap<(Family, Key), Answerers>,
+    /// The networks that node ports are served in, for each family where they are not served on all addresses of the machine.
+    node_port_networks: BTreeMap<Family, Vec<IpNetwork>>,
+}
 
 impl Suspects {
     /// Says whether there is nothing to look at.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.addresses.is_empty()
     }
 
     /// Says whether node ports are among them, which are the same on all addresses of the machine.
     pub fn has_node_ports(&self) -> bool {
-        self.0.keys().any(|(_, key)| matches!(key, Key::Port(..)))
+        self.addresses.keys().any(|(_, key)| matches!(key, Key::Port(..)))
     }
 
     /// Has an address looked at, in one family. Keys that are no addresses of services are of no interest.
     pub fn add(&mut self, family: Family, key: Key, answerers: Answerers) {
         if parts(&key).is_some() {
-            self.0.insert((family, key), answerers);
+            self.addresses.insert((family, key), answerers);
         }
     }
 
@@ -123,16 +119,22 @@ impl Suspects {
     /// Has all addresses looked at that were without rules; about some there may be more to say already.
     pub(super) fn add_all(&mut self, family: Family, planner: &FamilyPlanner) {
         for (_, key, _) in planner.vips.elements().filter(|(_, key, _)| parts(key).is_some()) {
-            self.0.entry((family, key)).or_insert(Answerers::AnyoneElse);
+            self.addresses.entry((family, key)).or_insert(Answerers::AnyoneElse);
         }
+    }
+
+    /// Says in which networks node ports are served; `None`: on all addresses of the machine.
+    pub(super) fn confine_node_ports(&mut self, family: Family, networks: Option<Vec<IpNetwork>>) {
+        self.node_port_networks.extend(networks.map(|networks| (family, networks)));
     }
 
     /// Adds what was found out later.
     pub fn extend(&mut self, later: Self) {
         if self.is_empty() {
             *self = later;
-        } else {
-            self.0.extend(later.0);
+        } else if !later.is_empty() {
+            self.addresses.extend(later.addresses);
+            self.node_port_networks = later.node_port_networks;
         }
     }
 
@@ -140,7 +142,7 @@ impl Suspects {
     /// each, so there are no more of them. With `reset`, established connections are looked at too.
     pub fn filters(&self, reset: bool) -> Vec<Filter> {
         let mut filters = BTreeMap::<(Family, Protocol), Filter>::new();
-        for (family, key) in self.0.keys() {
+        for (family, key) in self.addresses.keys() {
             let Some((address, protocol, port)) = parts(key) else { continue };
             let unanswered = protocol == Protocol::Tcp && !reset;
             let own = Filter { address, port: Some(port), unanswered, ..Filter::all(*family, protocol) };
@@ -164,9 +166,21 @@ impl Suspects {
     fn answerers(&self, flow: &Flow, own: &OwnAddresses) -> Option<&Answerers> {
         let to = flow.original.destination;
         let family = Family::of(to.ip());
-        let by_address = self.0.get(&(family, Key::Service(to.ip(), flow.protocol, to.port())));
-        let by_port = || self.0.get(&(family, Key::Port(flow.protocol, to.port())));
-        by_address.or_else(|| by_port().filter(|_| own.include(flow)))
+        let by_address = self.addresses.get(&(family, Key::Service(to.ip(), flow.protocol, to.port())));
+        let by_port = || self.addresses.get(&(family, Key::Port(flow.protocol, to.port())));
+        by_address.or_else(|| by_port().filter(|_| self.is_to_node_port(flow, own)))
+    }
+
+    /// Says whether a flow to the number of a node port may have been ours to lead. What processes of this machine say to each other on
+    /// loopback is theirs unless it was led elsewhere.
+    fn is_to_node_port(&self, flow: &Flow, own: &OwnAddresses) -> bool {
+        let to = flow.original.destination.ip();
+        let networks = self.node_port_networks.get(&Family::of(to));
+        if to.is_loopback() {
+            return flow.is_led_elsewhere();
+        }
+        own.0.contains(&to)
+            && networks.is_none_or(|networks| networks.iter().any(|network| network.contains(to)))
     }
 }
 

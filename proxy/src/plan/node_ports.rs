@@ -41,24 +41,33 @@ pub(super) fn node_address(family: Family, settings: &Settings, surroundings: &S
         };
         rules.extend(loopback.map(returned));
     }
-    let networks: Vec<IpNetwork> = match &settings.node_port_addresses {
-        NodePortAddresses::All => Vec::new(),
-        NodePortAddresses::Primary => {
-            let ips = surroundings.node_ips.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
-            of_family(&ips, family).take(1).collect()
-        }
-        NodePortAddresses::Cidrs(cidrs) => of_family(cidrs, family).collect(),
-    };
-    match (&settings.node_port_addresses, networks.as_slice()) {
-        (NodePortAddresses::Primary, []) => {}
-        (_, []) => rules.push(rule([goto(NODE_PORT)])),
-        (_, networks) => rules.extend(
+    match networks(family, settings, surroundings) {
+        None => rules.push(rule([goto(NODE_PORT)])),
+        Some(networks) => rules.extend(
             networks
-                .iter()
-                .map(|network| rule([Statement::Match(Match::DestinationInside(*network)), goto(NODE_PORT)])),
+                .into_iter()
+                .map(|network| rule([Statement::Match(Match::DestinationInside(network)), goto(NODE_PORT)])),
         ),
     }
     Chain { hook: None, rules }
+}
+
+/// The networks that an address of this node must be in to serve node ports; `None` if it may be any but loopback.
+pub(super) fn networks(
+    family: Family,
+    settings: &Settings,
+    surroundings: &Surroundings,
+) -> Option<Vec<IpNetwork>> {
+    match &settings.node_port_addresses {
+        NodePortAddresses::All => None,
+        NodePortAddresses::Primary => {
+            let ips = surroundings.node_ips.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
+            Some(of_family(&ips, family).take(1).collect())
+        }
+        NodePortAddresses::Cidrs(cidrs) => {
+            Some(of_family(cidrs, family).collect::<Vec<_>>()).filter(|networks| !networks.is_empty())
+        }
+    }
 }
 
 /// What becomes of a packet to a node port.

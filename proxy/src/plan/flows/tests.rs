@@ -4,6 +4,7 @@ use dataplane::conntrack::Tuple;
 
 use super::*;
 use crate::{
+    config::NodePortAddresses,
     plan::{Planner, Settings},
     service_port::{Endpoint, TrafficPolicy},
 };
@@ -155,6 +156,36 @@ fn what_others_say_to_the_number_of_a_node_port_is_theirs() {
         .keeps(&udp("10.97.0.1:30053", "10.244.7.7:53")) // to another proxy's service
         .keeps(&udp("127.0.0.1:30053", "127.0.0.1:30053")) // among processes of this node
         .ends(&udp("127.0.0.1:30053", "10.244.7.7:53")); // led here, and to nobody who is right
+}
+
+#[test]
+fn node_ports_are_ours_only_where_they_are_served() {
+    let addresses = NodePortAddresses::Cidrs(vec!["192.168.14.0/24".parse().unwrap()]);
+    let settings = Settings { node_port_addresses: addresses, ..Settings::default() };
+    let mut planner = Planner::new(&Family::ALL, &settings);
+    let port = with_node_port(30_053, port("10.96.0.10", &[1]));
+    planner.set(&name("dns", Protocol::Udp), Family::Ip, Some(&port));
+    let suspects = planner.take_suspects();
+    let own = OwnAddresses([ip("192.168.14.50"), ip("172.17.0.1")].into());
+
+    let ends = |to: &str| suspects.condemn(&udp(to, to), &own, false);
+    assert!(ends("192.168.14.50:30053"));
+    assert!(!ends("172.17.0.1:30053"));
+}
+
+#[test]
+fn external_addresses_are_looked_at_too() {
+    let external = |ips: &[&str]| ServicePort {
+        external_ips: ips.iter().map(|text| ip(text)).collect(),
+        load_balancer_ips: vec![ip("203.0.113.9")],
+        ..port("10.96.0.10", &[1])
+    };
+
+    Changed::udp(&external(&["198.51.100.7", "198.51.100.8"]), &external(&["198.51.100.8"]))
+        .ends(&udp("198.51.100.7:53", "10.244.1.1:5353"))
+        .keeps(&udp("198.51.100.8:53", "10.244.1.1:5353"))
+        .ends(&udp("198.51.100.8:53", "10.244.1.2:5353"))
+        .ends(&udp("203.0.113.9:53", "10.244.1.2:5353"));
 }
 
 #[test]
