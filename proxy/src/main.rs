@@ -75,8 +75,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
-    let tracked = track(config)?;
     let manifests = Manifests::watch(manifests)?;
+    let tracked = track(config)?;
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
