@@ -248,7 +248,7 @@ fairway_lab::sandbox_tests! {
             assert!(said.contains("elements=0 "), "changed what had not changed: {said}");
             write("other.yaml", "{kind: Service, metadata: {name: other}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}");
             let said = daemon.says("committed");
-            assert!(said.contains("elements=2 "), "more than the new service's address, which is served and known: {said}");
+            assert!(said.contains("elements=2 "), "more than the new service's address, and that it is a cluster IP: {said}");
         });
     }
 
