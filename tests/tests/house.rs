@@ -231,27 +231,56 @@ fn pages_link_to_what_is_there() {
     assert!(links > 5);
 }
 
+/// All words between backquotes of a page that look like the name of a test.
+fn tests_named_in(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    quoted.filter(move |word| word.len() > 20 && word.contains('_') && word.chars().all(is_of_name))
+}
+
+/// The text of all Rust files.
+fn code() -> String {
+    let folders = ["dataplane", "cni-plugin", "proxy", "integration", "tests"];
+    let files = folders.iter().flat_map(|folder| sources(&root().join(folder)));
+    files.map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
 #[test]
 fn the_tests_and_files_that_the_architecture_names_are_there() {
-    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let code: String = ["dataplane", "cni-plugin", "proxy", "integration", "tests"]
-        .iter()
-        .flat_map(|folder| sources(&root().join(folder)))
-        .map(|file| fs::read_to_string(file).unwrap())
-        .collect();
-    let quoted = text.split('`').skip(1).step_by(2);
+    let (text, code) = (fs::read_to_string(root().join("docs/architecture.md")).unwrap(), code());
     let mut named = 0;
-    for word in quoted {
-        let is_test = word.len() > 20 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-        if is_test {
-            assert!(code.contains(&format!("fn {word}(")), "no test {word}");
-            named += 1;
-        } else if word.contains('/') && Path::new(word).extension().is_some_and(|extension| extension == "rs")
-        {
+    for test in tests_named_in(&text) {
+        assert!(code.contains(&format!("fn {test}(")), "no test {test}");
+        named += 1;
+    }
+    assert!(named >= 10, "{named}");
+    for word in text.split('`').skip(1).step_by(2) {
+        let is_file = Path::new(word).extension().is_some_and(|extension| extension == "rs");
+        if is_file && word.contains('/') {
             assert!(root().join(word).exists(), "no file {word}");
         }
     }
-    assert!(named >= 10, "{named}");
+}
+
+#[test]
+fn every_promise_about_services_names_tests_that_are_there() {
+    let (text, code) = (fs::read_to_string(root().join("docs/services.md")).unwrap(), code());
+    let cells = |line: &'_ str| {
+        line.trim_matches('|').split('|').map(str::trim).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| ")).map(cells).collect();
+    // Promises have three columns: what happens, what is different, and the tests.
+    let promises = rows.iter().filter(|row| row.len() == 3 && row[2] != "tests");
+    let mut number = 0;
+    for row in promises {
+        let tests = tests_named_in(&row[2]).collect::<Vec<_>>();
+        assert!(!tests.is_empty(), "no test: {row:?}");
+        for test in tests {
+            assert!(code.contains(&format!("fn {test}(")), "no test {test}");
+        }
+        number += 1;
+    }
+    assert!(number >= 40, "{number}");
 }
 
 #[test]

@@ -2,12 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::packet::{Family, Protocol};
+use dataplane::{
+    nft::LinkName,
+    packet::{Family, Protocol},
+};
 use ipnetwork::IpNetwork;
 use proptest::{collection, option, prelude::*, sample};
 use proxy::{
+    config::{ExternalIps, NodePortAddresses},
     plan::{LocalPods, Settings},
     service_port::{Endpoint, ServicePort, ServicePortName, TrafficPolicy},
+    surroundings::Surroundings,
 };
 
 use super::street::Street;
@@ -16,6 +21,7 @@ use super::street::Street;
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) settings: Settings,
+    pub(crate) surroundings: Surroundings,
     pub(crate) services: Vec<(ServicePortName, ServicePort)>,
     pub(crate) shots: Vec<Shot>,
 }
@@ -50,6 +56,12 @@ const REMOTE: [[&str; 2]; 2] = [["10.244.2.2", "fd00:244:2::2"], ["10.244.2.3", 
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 const POD_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/32"];
 
+const OWN_POD_CIDR: [&str; 2] = ["10.244.1.0/24", "fd00:244:1::/48"];
+const SERVICE_CIDR: [&str; 2] = ["10.96.0.0/16", "fd00:96::/64"];
+const STRANGERS: [&str; 2] = ["192.168.1.0/24", "fd00:1::/64"];
+const FEW_EXTERNAL_IPS: [&str; 2] = ["203.0.113.1/32", "2001:db8::1/128"];
+const NODE_IP: [&str; 2] = ["192.168.2.1", "fd00:2::1"];
+
 const PORTS: [u16; 2] = [80, 81];
 const NODE_PORTS: [u16; 2] = [30_080, 30_081];
 const TARGET_PORT: u16 = 8_080;
@@ -81,23 +93,61 @@ pub(crate) fn endpoints(family: Family) -> Vec<Endpoint> {
 /// Cases of a family.
 pub(crate) fn case(family: Family) -> impl Strategy<Value = Case> {
     (settings(family), collection::vec(service(family), 1..4), collection::vec(shot(family), 1..40)).prop_map(
-        |(settings, services, shots)| {
+        |((settings, surroundings), services, shots)| {
             let named = services.into_iter().zip(0..).map(|((protocol, port), number)| {
                 let name = format!("service-{number}").into();
                 (ServicePortName { namespace: "default".into(), name, port: "".into(), protocol }, port)
             });
-            Case { settings, services: named.collect(), shots }
+            Case { settings, surroundings, services: named.collect(), shots }
         },
     )
 }
 
-fn settings(family: Family) -> impl Strategy<Value = Settings> {
-    let pods: IpNetwork = POD_CIDRS[usize::from(family == Family::Ip6)].parse().unwrap();
-    (any::<bool>(), proptest::bool::weighted(0.2)).prop_map(move |(has_cidr, masquerade_all)| Settings {
-        local_pods: LocalPods::ClusterCidr(if has_cidr { vec![pods] } else { Vec::new() }),
-        masquerade_all,
-        ..Settings::default()
-    })
+fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
+    let network =
+        move |pair: [&str; 2]| pair[usize::from(family == Family::Ip6)].parse::<IpNetwork>().unwrap();
+    let local_pods = prop_oneof![
+        Just(LocalPods::ClusterCidr(Vec::new())),
+        Just(LocalPods::ClusterCidr(vec![network(POD_CIDRS)])),
+        Just(LocalPods::NodeCidr),
+        Just(LocalPods::Link(LinkName::Prefix("fw".into()))),
+    ];
+    let node_port_addresses = prop_oneof![
+        2 => Just(NodePortAddresses::All),
+        1 => Just(NodePortAddresses::Primary),
+        1 => Just(NodePortAddresses::Cidrs(vec![network(STRANGERS)])),
+    ];
+    let external_ips = prop_oneof![
+        3 => Just(ExternalIps::All),
+        1 => Just(ExternalIps::Within(vec![network(FEW_EXTERNAL_IPS)])),
+    ];
+    let masquerade_all = proptest::bool::weighted(0.2);
+    let (has_pod_cidr, has_service_cidr) = (any::<bool>(), any::<bool>());
+    (local_pods, node_port_addresses, external_ips, masquerade_all, has_pod_cidr, has_service_cidr).prop_map(
+        move |(
+            local_pods,
+            node_port_addresses,
+            external_ips,
+            masquerade_all,
+            has_pod_cidr,
+            has_service_cidr,
+        )| {
+            let settings = Settings {
+                local_pods,
+                node_port_addresses,
+                external_ips,
+                masquerade_all,
+                ..Settings::default()
+            };
+            let list = |is_there: bool, pair| if is_there { vec![network(pair)] } else { Vec::new() };
+            let surroundings = Surroundings {
+                pod_cidrs: list(has_pod_cidr, OWN_POD_CIDR),
+                node_ips: vec![network(NODE_IP).ip()],
+                service_cidrs: list(has_service_cidr, SERVICE_CIDR),
+            };
+            (settings, surroundings)
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = TrafficPolicy> {

@@ -9,7 +9,7 @@ mod street;
 use std::{cell::RefCell, collections::BTreeSet, net::SocketAddr};
 
 use dataplane::{
-    nft::{Data, Fate, Route, Statement, Table, trace},
+    nft::{Data, Fate, MapName, Route, Statement, Table, Verdict, trace},
     packet::Family,
 };
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
@@ -55,7 +55,7 @@ fn agrees(street: &mut Street, case: &Case, as_told: &dyn Fn(Table) -> Table) ->
     if street.is_used_up() {
         *street = Street::make(family);
     }
-    let mut planner = Planner::new(&[family], &case.settings);
+    let mut planner = Planner::within(&[family], &case.settings, &case.surroundings);
     for (name, port) in &case.services {
         planner.set(name, family, Some(port));
     }
@@ -77,8 +77,13 @@ fn agrees(street: &mut Street, case: &Case, as_told: &dyn Fn(Table) -> Table) ->
 }
 
 /// Tries many cases; the smallest one for which the two disagree, if there is one.
-fn disagreement(family: Family, cases: u32, as_told: &dyn Fn(Table) -> Table) -> Option<String> {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+fn disagreement(
+    family: Family,
+    cases: u32,
+    max_shrink_iters: u32,
+    as_told: &dyn Fn(Table) -> Table,
+) -> Option<String> {
+    let config = Config { cases, max_shrink_iters, failure_persistence: None, ..Config::default() };
     let street = RefCell::new(Street::make(family));
     let tried =
         TestRunner::new(config).run(&case(family), |case| agrees(&mut street.borrow_mut(), &case, as_told));
@@ -91,7 +96,7 @@ fn disagreement(family: Family, cases: u32, as_told: &dyn Fn(Table) -> Table) ->
 
 #[track_caller]
 fn agrees_in(family: Family) {
-    if let Some(disagreement) = disagreement(family, cases(), &|table| table) {
+    if let Some(disagreement) = disagreement(family, cases(), 300, &|table| table) {
         panic!("{disagreement}");
     }
 }
@@ -119,9 +124,23 @@ fn without_rejection(mut table: Table) -> Table {
     for statement in table.chains.values_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.0)
     {
         if [Statement::Reject, Statement::RejectWithReset].contains(statement) {
-            *statement = Statement::Verdict(dataplane::nft::Verdict::Drop);
+            *statement = Statement::Verdict(Verdict::Drop);
         }
     }
+    table
+}
+
+/// A table that takes strangers for pods, and pods for strangers.
+fn with_splits_the_other_way_round(mut table: Table) -> Table {
+    let near = table.maps.remove(&MapName::from("splits-near")).unwrap();
+    let local = table.maps.insert("splits-local".into(), near).unwrap();
+    table.maps.insert("splits-near".into(), local);
+    table
+}
+
+/// A table that lets everybody use a load balancer's addresses.
+fn without_source_ranges(mut table: Table) -> Table {
+    table.maps.get_mut("guards").unwrap().elements.clear();
     table
 }
 
@@ -136,8 +155,17 @@ fairway_lab::sandbox_tests! {
 
     fn a_trace_of_another_table_is_found_out() {
         for family in Family::ALL {
-            for another in [with_other_ports, without_masquerade, without_rejection] {
-                assert!(disagreement(family, CASES, &another).is_some(), "{family}");
+            let others: [fn(Table) -> Table; 5] = [
+                with_other_ports,
+                without_masquerade,
+                without_rejection,
+                with_splits_the_other_way_round,
+                without_source_ranges,
+            ];
+            for (another, number) in others.into_iter().zip(0..) {
+                // The first that is found is enough.
+                let found = disagreement(family, 5 * CASES, 0, &another);
+                assert!(found.is_some_and(|found| found.contains("traced")), "{family}: table {number}");
             }
         }
     }

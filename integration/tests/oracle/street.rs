@@ -158,21 +158,22 @@ impl Street {
             self.shoot(&Shot { sender, protocol: Protocol::Udp, destination });
         }
         let mut seen: BTreeMap<u32, BTreeSet<Seen>> = BTreeMap::new();
-        let awaited =
-            (first..last).zip(is_heard_of).filter(|(_, is_heard_of)| **is_heard_of).map(|(id, _)| id);
-        let awaited: Vec<u32> = awaited.chain(last..self.sent).collect();
-        let _ = wait::until_within(Duration::from_secs(3), "all packets to come out", || {
-            for (id, what) in
-                self.eyes.iter().flat_map(|(protocol, socket)| look(self.family, *protocol, socket))
-            {
-                seen.entry(id).or_default().insert(what);
-            }
-            if awaited.iter().all(|id| seen.contains_key(id)) {
-                Ok(())
-            } else {
-                Err("some are missing".into())
-            }
-        });
+        let mut await_all = |ids: &[u32], patience| {
+            let _ = wait::until_within(patience, "packets to come out", || {
+                let looks = self.eyes.iter().map(|(protocol, socket)| look(self.family, *protocol, socket));
+                for (id, what) in looks.flatten() {
+                    seen.entry(id).or_default().insert(what);
+                }
+                if ids.iter().all(|id| seen.contains_key(id)) {
+                    Ok(())
+                } else {
+                    Err("some are missing".into())
+                }
+            });
+        };
+        await_all(&(last..self.sent).collect::<Vec<_>>(), Duration::from_secs(3));
+        let awaited = (first..last).zip(is_heard_of).filter(|(_, is_heard_of)| **is_heard_of);
+        await_all(&awaited.map(|(id, _)| id).collect::<Vec<_>>(), Duration::from_millis(300));
         sources
             .into_iter()
             .zip(first..last)

@@ -45,6 +45,16 @@ const NODES: [(&str, u8, &str); 2] = [("w1", 1, "east"), ("w2", 2, "west")];
 const PODS: [(&str, &str); 6] =
     [("client", "w1"), ("a", "w1"), ("b", "w1"), ("c", "w2"), ("d", "w2"), ("client2", "w2")];
 
+/// What the nodes are told.
+const PARAMETERS: [(&str, &str); 3] = [
+    // What a node's end of a pod's link waits for before it asks for the pod's neighbour address is not asked here.
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+    // Strangers come and go by one link. Who tells them so holds other errors back for a second (kernel `route.c`,
+    // `ip_rt_send_redirect`).
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/eth0/send_redirects", "0"),
+];
+
 /// A cluster for questions.
 pub(crate) struct Bed {
     pub(crate) cluster: Cluster,
@@ -131,9 +141,8 @@ impl Bed {
             marks: 0,
         };
         for (node, ..) in NODES {
-            // What a node's end of a pod's link waits for before it asks for the pod's neighbour address is not asked here.
-            let no_wait = || sysctl::set_if_different("net/ipv6/conf/default/dad_transmits", "0");
-            bed.cluster.node(node).unwrap().run(no_wait).unwrap().unwrap();
+            let set = || PARAMETERS.iter().for_each(|(key, value)| sysctl::set(key, value).unwrap());
+            bed.cluster.node(node).unwrap().run(set).unwrap();
         }
         bed.cluster.apply(objects(&pods)).unwrap();
         bed.name_places();

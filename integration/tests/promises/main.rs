@@ -7,7 +7,10 @@ mod addresses;
 mod affinity;
 mod bed;
 mod endpoints;
+mod errors;
 mod masquerade;
+mod policies;
+mod raw;
 mod services;
 
 fn main() -> std::process::ExitCode {
@@ -17,5 +20,7 @@ fn main() -> std::process::ExitCode {
         endpoints::TESTS,
         affinity::TESTS,
         masquerade::TESTS,
+        policies::TESTS,
+        errors::TESTS,
     ])
 }

@@ -62,6 +62,32 @@ fairway_lab::sandbox_tests! {
         bed.check("c", "web:80", ["a sees c", "c sees w2"]);
     }
 
+    fn pods_of_the_node_may_be_told_by_its_own_networks() {
+        let bed = bed(&["--detect-local-mode=NodeCIDR"]);
+
+        bed.check("client", "web:80", ["a sees client", "c sees client"]);
+        bed.check("client2", "web:80", ["a sees client2", "c sees client2"]);
+        bed.check("outside", "web:80", ["a sees w1", "c sees w1"]);
+        bed.check("w1", "web:80", ["a sees w1", "c sees w1"]);
+    }
+
+    fn pods_of_the_node_may_be_told_by_the_names_of_their_links() {
+        let bed = bed(&["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=fw"]);
+
+        bed.check("client", "web:80", ["a sees client", "c sees client"]);
+        bed.check("outside", "web:80", ["a sees w1", "c sees w1"]);
+        bed.check("w1", "web:80", ["a sees w1", "c sees w1"]);
+    }
+
+    fn pods_of_the_node_may_be_told_by_the_link_that_they_come_over() {
+        // Pods of Fairway are on no bridge: whoever comes over the uplink plays them.
+        let mut bed = bed(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=eth0"]);
+        bed.serve("near", "spec: {ports: [{port: 80}]}", &[on("a")]);
+
+        bed.check("outside", "near:80", ["a sees outside"]);
+        bed.check("client", "near:80", ["a sees w1"]);
+    }
+
     fn the_port_that_stands_for_a_stranger_s_is_drawn_at_random() {
         let bed = bed(&[]);
 

@@ -87,11 +87,10 @@ impl Bed {
 }
 
 fn failure(error: &client::Error) -> String {
-    if error.is_refused() {
-        return "refused".into();
-    }
     let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     match cause.map(io::Error::kind) {
+        // Who sends a datagram on the very node that rejects it is told so by the call itself.
+        Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied) => "refused".into(),
         Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => "silent".into(),
         Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => "unreachable".into(),
         _ => format!("{error}: {cause:?}"),
