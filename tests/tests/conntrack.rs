@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
 };
 
@@ -13,7 +14,7 @@ use dataplane::{
     packet::{Family, Protocol},
     rtnl::{Address, Change, Kernel, LOOPBACK, Route, Routes as _},
 };
-use fairway_lab::{host::Host, sctp};
+use fairway_lab::{host::Host, sctp, wait};
 use proxy::{
     plan::{Planner, Settings},
     service_port::{Endpoint, ServicePort, ServicePortName},
@@ -40,6 +41,7 @@ fn on_a_host(work: impl FnOnce(Socket) + Send) {
     let host = Host::make("a").unwrap();
     host.run(|| {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(furnish());
+        await_addresses();
         nft::Socket::open().unwrap().commit(&services()).unwrap();
         work(Socket::open().unwrap());
     })
@@ -58,6 +60,21 @@ async fn furnish() {
     }
 }
 
+/// The kernel makes the route to an IPv6 address in its own time, even without a search for duplicates.
+fn await_addresses() {
+    for network in LOCAL {
+        let to = SocketAddr::new(ip(network.split_once('/').unwrap().0), 53);
+        let reach = || socket_to(to).map_err(|error| error.to_string());
+        wait::until(&format!("{network} to be in use"), reach).unwrap();
+    }
+}
+
+fn socket_to(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
 /// One port 53 that leads to port 5353 of an endpoint here, in each family. With the first rule that translates, the kernel begins to track.
 fn services() -> nft::Transaction {
     let mut planner = Planner::new(&Family::ALL, &Settings::default());
@@ -74,10 +91,7 @@ fn services() -> nft::Transaction {
 
 /// Sends a datagram and leaves it at that.
 fn say(to: &str) -> UdpSocket {
-    let to = at(to);
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).unwrap();
-    socket.connect(to).unwrap();
+    let socket = socket_to(at(to)).unwrap();
     socket.send(b"hello").unwrap();
     socket
 }
