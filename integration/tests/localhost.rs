@@ -10,19 +10,36 @@ mod lone_node;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
     thread,
     time::Duration,
 };
 
-use fairway_lab::{client::PATIENCE, wait};
-use lone_node::{LoneNode, OUTSIDE};
+use dataplane::{
+    netns::Netns,
+    rtnl::{Address, AddressFlags, Kernel, LOOPBACK, Route, Routes as _},
+    sysctl,
+};
+use fairway_lab::{binaries, client::PATIENCE, network::UPLINK, wait};
+use lone_node::{LoneNode, NODE, OUTSIDE};
+use nix::mount::{MsFlags, mount};
 
 const PORT: u16 = 30_080;
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
-/// An address of IPv6's localhost.
+/// A port on IPv6's localhost.
 fn localhost(port: u16) -> SocketAddr {
-    (IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), port).into()
+    (Ipv6Addr::LOCALHOST, port).into()
+}
+
+/// The same on IPv4's.
+fn localhost_v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
 /// A service of both families and protocols with one node port.
@@ -48,12 +65,18 @@ fn slices() -> String {
 impl LoneNode {
     /// A node that serves node ports on localhost, with a service whose endpoint answers outside.
     fn with_service() -> Self {
-        let node = Self::start(
-            &["--localhost-node-ports"],
-            &[("service.yaml", &service(PORT)), ("slices.yaml", &slices())],
-        );
+        let mut node = Self::with_endpoint();
+        node.write("service.yaml", &service(PORT));
+        node.start_daemon(&["--localhost-node-ports"]);
+        node
+    }
+
+    /// A node whose daemon does not run yet, and an endpoint that answers outside.
+    fn with_endpoint() -> Self {
+        let node = Self::boot();
+        node.write("slices.yaml", &slices());
         for address in OUTSIDE {
-            let at = SocketAddr::new(address.parse().unwrap(), 8080);
+            let at = SocketAddr::new(ip(address), 8080);
             let listener = node.outside.run(|| TcpListener::bind(at).unwrap()).unwrap();
             thread::spawn(move || {
                 for stream in listener.incoming() {
@@ -96,8 +119,52 @@ impl LoneNode {
         wait::until_within(Duration::from_secs(10), &format!("{to} to be closed"), look).unwrap();
     }
 
-    fn udp_client(&self) -> UdpSocket {
-        let socket = self.node.run(|| UdpSocket::bind(localhost(0)).unwrap()).unwrap();
+    /// What the kernel parameter is that routes to 127.0.0.1.
+    fn route_localnet(&self) -> String {
+        self.node.run(|| sysctl::read(ROUTE_LOCALNET).unwrap()).unwrap()
+    }
+
+    fn await_route_localnet(&self) {
+        let look = || Some(self.route_localnet()).filter(|value| value == "1").ok_or_else(|| "0".to_owned());
+        wait::until("route_localnet", look).unwrap();
+    }
+
+    /// The machine outside sends packets for 127.0.0.1 to the node.
+    fn let_outside_take_localhost_for_the_node(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let kernel = Kernel::open_in(&Netns::open(self.outside.netns_path()).unwrap()).unwrap();
+            let network = "127.0.0.1/8".parse().unwrap();
+            let own = Address { link: LOOPBACK, network, flags: AddressFlags::default() };
+            kernel.delete_address(&own).await.unwrap();
+            let uplink = kernel.link(UPLINK).await.unwrap().index;
+            let route = Route::through("127.0.0.1/32".parse().unwrap(), ip(NODE[0]), uplink);
+            kernel.add_route(&route).await.unwrap();
+        });
+    }
+
+    /// One datagram is sent from outside to localhost, and then one to the node: the one that comes first.
+    fn first_to_come_from_outside(&self) -> String {
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5000));
+        let receiver = self.node.run(|| UdpSocket::bind(everywhere).unwrap()).unwrap();
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sender = self.outside.run(|| UdpSocket::bind((ip(OUTSIDE[0]), 0)).unwrap()).unwrap();
+        sender.send_to(b"to localhost", localhost_v4(5000)).unwrap();
+        sender.send_to(b"to the node", (ip(NODE[0]), 5000)).unwrap();
+        let mut datagram = [0; 64];
+        let length = receiver.recv(&mut datagram).unwrap();
+        String::from_utf8_lossy(datagram.get(..length).unwrap_or_default()).into_owned()
+    }
+
+    /// Runs the daemon's program once, to remove all that it made.
+    fn clean_up(&self) {
+        let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
+        let output = self.node.run(|| command.arg("--cleanup").output().unwrap()).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn udp_client(&self, from: SocketAddr) -> UdpSocket {
+        let socket = self.node.run(|| UdpSocket::bind(from).unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
@@ -141,7 +208,7 @@ fairway_lab::sandbox_tests! {
     fn datagrams_find_their_way_and_back_for_each_client() {
         let node = LoneNode::with_service();
         node.await_answer(localhost(PORT));
-        let clients: Vec<_> = (0..3).map(|_| node.udp_client()).collect();
+        let clients: Vec<_> = (0..3).map(|_| node.udp_client(localhost(0))).collect();
 
         for round in 0..3 {
             for (number, client) in clients.iter().enumerate() {
@@ -164,7 +231,7 @@ fairway_lab::sandbox_tests! {
 
         node.remove("service.yaml");
         node.await_refusal(localhost(30_081));
-        let client = node.udp_client();
+        let client = node.udp_client(localhost(0));
         client.connect(localhost(30_081)).unwrap();
         client.send(b"hello").unwrap();
         assert_eq!(client.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -173,7 +240,7 @@ fairway_lab::sandbox_tests! {
     fn without_endpoints_a_connection_is_reset_and_datagrams_go_on_once_there_are_some() {
         let node = LoneNode::with_service();
         node.await_answer(localhost(PORT));
-        let client = node.udp_client();
+        let client = node.udp_client(localhost(0));
         assert_eq!(ask_datagram(&client, localhost(PORT), "1").unwrap(), "you said 1");
 
         node.remove("slices.yaml");
@@ -211,6 +278,79 @@ fairway_lab::sandbox_tests! {
         let node = LoneNode::start(&[], &[("service.yaml", &service(PORT)), ("slices.yaml", &slices())]);
 
         node.await_refusal(localhost(PORT));
+    }
+
+    fn a_node_port_answers_on_localhost_of_ipv4() {
+        let node = LoneNode::with_service();
+
+        node.await_answer(localhost_v4(PORT));
+        node.await_answer(([127, 8, 9, 10], PORT).into());
+        let client = node.udp_client(localhost_v4(0));
+        assert_eq!(ask_datagram(&client, localhost_v4(PORT), "1").unwrap(), "you said 1");
+
+        node.write("service.yaml", &service(30_081));
+        node.await_answer(localhost_v4(30_081));
+        node.await_refusal(localhost_v4(PORT));
+    }
+
+    fn strangers_do_not_reach_localhost_through_the_node() {
+        let mut node = LoneNode::boot();
+        node.let_outside_take_localhost_for_the_node();
+
+        // That they would, is shown first.
+        node.node.run(|| sysctl::set(ROUTE_LOCALNET, "1").unwrap()).unwrap();
+        assert_eq!(node.first_to_come_from_outside(), "to localhost");
+
+        node.node.run(|| sysctl::set(ROUTE_LOCALNET, "0").unwrap()).unwrap();
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.await_route_localnet();
+        assert_eq!(node.first_to_come_from_outside(), "to the node");
+    }
+
+    fn route_localnet_is_set_by_the_flag_and_put_back_without_it() {
+        let mut node = LoneNode::boot();
+        assert_eq!(node.route_localnet(), "0");
+
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.await_route_localnet();
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.start_daemon(&[]);
+        assert_eq!(node.route_localnet(), "0");
+
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.await_route_localnet();
+        node.clean_up();
+        assert_eq!(node.route_localnet(), "0");
+    }
+
+    fn route_localnet_that_somebody_else_set_stays() {
+        let mut node = LoneNode::boot();
+        node.node.run(|| sysctl::set(ROUTE_LOCALNET, "1").unwrap()).unwrap();
+
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.start_daemon(&[]);
+        node.clean_up();
+
+        assert_eq!(node.route_localnet(), "1");
+    }
+
+    fn where_route_localnet_is_read_only_it_is_said_what_to_do_and_ipv6_goes_on() {
+        let mut node = LoneNode::with_endpoint();
+        node.write("service.yaml", &service(PORT));
+        node.node
+            .run(|| {
+                let (proc, none) = ("/proc/sys", None::<&str>);
+                mount(Some(proc), proc, none, MsFlags::MS_BIND, none).unwrap();
+                let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                mount(none, proc, none, read_only, none).unwrap();
+            })
+            .unwrap();
+
+        node.start_daemon(&["--localhost-node-ports"]);
+
+        let said = node.says("WARN");
+        assert!(said.contains("sysctl -w net/ipv4/conf/all/route_localnet=1"), "{said}");
+        node.await_answer(localhost(PORT));
     }
 
     fn a_port_that_a_program_has_stays_that_program_s() {

@@ -12,15 +12,18 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-use self::relay::Relays;
+use self::{relay::Relays, route_localnet::RouteLocalnet};
 use crate::{
     listeners::{Listeners, Place, latest::Latest},
     service_port::{Protocol, ServicePort, ServicePortName},
 };
 
 mod relay;
+pub mod route_localnet;
 mod sessions;
 mod tcp;
 mod udp;
@@ -44,24 +47,37 @@ impl Relay {
 /// What has been said about node ports of IPv6 since it was heard last; `None`: not any more.
 pub type NodePorts = Latest<ServicePortName, Option<Relay>>;
 
-/// The sockets on `::1`.
+/// The kernel parameter, and the sockets on `::1`.
 #[derive(Debug)]
 pub struct Localhost {
+    route_localnet: RouteLocalnet,
+    committed: oneshot::Receiver<()>,
     node_ports: Arc<NodePorts>,
     listeners: Listeners<Relays>,
 }
 
 impl Localhost {
-    /// Begins without any.
-    pub fn new(node_ports: Arc<NodePorts>) -> Self {
-        Self { node_ports, listeners: Listeners::new(Relays) }
+    /// Begins without any. `committed` hears of the first commit.
+    pub fn new(
+        route_localnet: RouteLocalnet,
+        committed: oneshot::Receiver<()>,
+        node_ports: Arc<NodePorts>,
+    ) -> Self {
+        Self { route_localnet, committed, node_ports, listeners: Listeners::new(Relays) }
     }
 
-    /// Opens and closes sockets until cancelled, and then closes all.
+    /// Sets the parameter once it is safe, which stays; opens and closes sockets until cancelled, and then closes all.
     pub async fn run(mut self, cancelled: CancellationToken) {
+        let mut is_committed = false;
         loop {
             tokio::select! {
                 () = cancelled.cancelled() => return,
+                told = &mut self.committed, if !is_committed => {
+                    is_committed = true;
+                    if told.is_ok() {
+                        self.set_route_localnet();
+                    }
+                }
                 said = self.node_ports.heard() => {
                     for (name, relay) in said {
                         let wanted = relay.and_then(|relay| place(&name, relay));
@@ -71,6 +87,18 @@ impl Localhost {
                 () = self.listeners.unsettled() => {}
             }
             self.listeners.settle().await;
+        }
+    }
+
+    /// What is refused now is refused later: it is said once, and a person can do it at any time.
+    fn set_route_localnet(&self) {
+        match self.route_localnet.set() {
+            Ok(true) => info!("set route_localnet: node ports are served on 127.0.0.1"),
+            Ok(false) => {}
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                warn!(error, "node ports are not served on 127.0.0.1");
+            }
         }
     }
 }

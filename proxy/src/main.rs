@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode};
+use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -10,20 +10,21 @@ use dataplane::{
     packet::{Family, Protocol},
     rtnl, sysctl,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::{
     sched::{CpuSet, sched_getaffinity},
+    sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Pid,
 };
 use proxy::{
     config::{Config, DetectLocalMode},
     conflist::Files,
     health::ports::Ports,
-    localhost::Localhost,
+    localhost::{Localhost, route_localnet::RouteLocalnet},
     plan::{self, LocalPods, Settings},
     sync::{
         Sync,
         flows::{Backlog, Flows},
+        followers::Followers,
         nodes::{self, NodeRoutes},
         repair::Repair,
         services::Nftables,
@@ -38,7 +39,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
@@ -91,7 +92,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, internal, kernel)
         .context("follow the node's addresses")?;
-    let localhost = config.localhost_node_ports.then(|| Localhost::new(sync.followers().node_ports()));
+    let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -149,6 +150,20 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
     Ok(socket)
 }
 
+/// What serves node ports on localhost, if that is wanted.
+fn localhost(config: &Config, followers: &mut Followers) -> Option<Localhost> {
+    let route_localnet = RouteLocalnet::new(&config.run_dir);
+    if config.localhost_node_ports {
+        return Some(Localhost::new(route_localnet, followers.first_commit(), followers.node_ports()));
+    }
+    // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
+    if let Err(error) = route_localnet.put_back() {
+        let error: &(dyn Error + 'static) = &error;
+        warn!(error, "route_localnet stays set, as an earlier run had it");
+    }
+    None
+}
+
 /// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
 async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationToken) -> anyhow::Result<()> {
     let mut result = Ok(());
@@ -162,11 +177,12 @@ async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationT
 
 /// Removes what the daemon made on this node, as much of it as it can: first what leads packets and pods to it.
 async fn clean_up(config: &Config) -> anyhow::Result<()> {
+    let localhost = RouteLocalnet::new(&config.run_dir).put_back().context("put route_localnet back");
     let files = files(config).remove().context("remove the files for the CNI plugin");
     let tables = remove_tables().context("remove the nftables tables");
     let routes = async { nodes::remove_routes(&rtnl::Kernel::open()?).await };
     let routes = routes.await.context("remove the routes to other nodes");
-    let failed: Vec<String> = [files, tables, routes.map(drop)]
+    let failed: Vec<String> = [localhost.map(drop), files, tables, routes.map(drop)]
         .into_iter()
         .filter_map(|step| step.err().map(|error| format!("{error:#}")))
         .collect();

@@ -24,7 +24,7 @@ pub(crate) const OUTSIDE: [&str; 2] = ["192.168.14.1", "fd00:192:168:14::1"];
 pub(crate) struct LoneNode {
     pub(crate) node: Host,
     pub(crate) outside: Host,
-    daemon: Child,
+    daemon: Option<Child>,
     lines: mpsc::Receiver<String>,
     _switch: Switch,
 }
@@ -32,28 +32,42 @@ pub(crate) struct LoneNode {
 impl LoneNode {
     /// Starts with these objects, each in a file of its own, and returns when they are served.
     pub(crate) fn start(flags: &[&str], objects: &[(&str, &str)]) -> Self {
+        let mut node = Self::boot();
+        for (file, text) in objects {
+            node.write(file, text);
+        }
+        node.start_daemon(flags);
+        node
+    }
+
+    /// Makes the machines. The daemon does not run yet.
+    pub(crate) fn boot() -> Self {
         let (switch, node, outside) =
             (Switch::make().unwrap(), Host::make("w1").unwrap(), Host::make("outside").unwrap());
         switch.connect(&node, &NODE.map(|ip| ip.parse().unwrap())).unwrap();
         switch.connect(&outside, &OUTSIDE.map(|ip| ip.parse().unwrap())).unwrap();
-        let program = &binaries::built().unwrap().fairway_proxy;
-        let mut daemon = node
-            .run(|| {
-                fs::create_dir(MANIFESTS).unwrap();
-                for (file, text) in objects {
-                    write(file, text);
-                }
-                let mut command = Command::new(program);
-                command.args(["--manifests", MANIFESTS, "--hostname-override", "w1"]).args(flags);
-                command.stderr(Stdio::piped()).spawn().unwrap()
-            })
-            .unwrap();
+        node.run(|| fs::create_dir(MANIFESTS).unwrap()).unwrap();
+        Self { node, outside, daemon: None, lines: mpsc::channel().1, _switch: switch }
+    }
+
+    /// Starts the daemon, in the place of one that runs, and returns when it serves.
+    pub(crate) fn start_daemon(&mut self, flags: &[&str]) {
+        self.kill_daemon();
+        let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
+        command.args(["--manifests", MANIFESTS, "--hostname-override", "w1"]).args(flags);
+        let mut daemon = self.node.run(|| command.stderr(Stdio::piped()).spawn().unwrap()).unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(daemon.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let started = Self { node, outside, daemon, lines, _switch: switch };
-        started.says("committed");
-        started
+        (self.daemon, self.lines) = (Some(daemon), lines);
+        self.says("committed");
+    }
+
+    fn kill_daemon(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
     }
 
     /// Gives a file of manifests this text, in one step.
@@ -82,8 +96,7 @@ impl LoneNode {
 
 impl Drop for LoneNode {
     fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
+        self.kill_daemon();
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     health::Health,
@@ -27,6 +27,8 @@ pub struct Followers {
     internal: watch::Sender<Vec<IpAddr>>,
     /// Services whose health check may be different since the last commit.
     checks: BTreeSet<ObjectName>,
+    /// None: nobody waits for the first commit, or it was made.
+    first_commit: Option<oneshot::Sender<()>>,
     /// None: nobody follows them.
     node_ports: Option<Arc<NodePorts>>,
     /// Those of IPv6 that may be different since the last commit.
@@ -39,6 +41,7 @@ impl Default for Followers {
             health: Arc::default(),
             internal: watch::Sender::new(Vec::new()),
             checks: BTreeSet::new(),
+            first_commit: None,
             node_ports: None,
             relays: BTreeMap::new(),
         }
@@ -54,6 +57,13 @@ impl Followers {
     /// The addresses of this node's Node object, from now on.
     pub fn internal_addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
         self.internal.subscribe()
+    }
+
+    /// Hears of the first commit.
+    pub fn first_commit(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.first_commit = Some(sender);
+        receiver
     }
 
     /// The node ports of IPv6, from now on.
@@ -81,6 +91,9 @@ impl Followers {
     /// Tells what has been committed.
     pub(super) fn tell(&mut self, state: &State) {
         self.health.served();
+        if let Some(waiting) = self.first_commit.take() {
+            let _ = waiting.send(()); // or nobody waits any more
+        }
         self.internal.send_if_modified(|known| {
             let own = state.own().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
             let is_different = known != own;
