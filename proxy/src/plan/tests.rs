@@ -13,6 +13,7 @@ use crate::{
     service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName, TrafficPolicy},
 };
 
+mod balancing;
 mod laws;
 
 /// A service port named `default/<name>:http`.
