@@ -1,8 +1,9 @@
 //! A flood of new connections while a service is switched to and fro: whatever a packet has read, what it led to is still there.
 //!
 //! ```text
-//! one thread    SYN, SYN, SYN … each of a flow of its own, through the node to the cluster IP
-//! another       3 endpoints, 4, 3, 4 …, or balanced otherwise, as fast as the kernel takes it, by the daemon's own kernel end
+//! one thread    SYN, SYN, SYN … each of a flow of its own, through the node to one of the service's addresses
+//! another       3 endpoints, 4, 3, 4 …, or balanced otherwise, under another policy, with and without affinity and other
+//!               addresses, as fast as the kernel takes it, by the daemon's own kernel end
 //! the server    has received as many packets as were sent, or some were lost
 //! ```
 //!
@@ -27,11 +28,16 @@ use dataplane::{
 use fairway_lab::{host::Host, row::Row, syn, wait};
 use proxy::{
     plan::{Planner, Settings},
-    service_port::{Balancing, Endpoint, Family, Protocol, ServicePort, ServicePortName},
+    service_port::{Balancing, Endpoint, Family, Protocol, ServicePort, ServicePortName, TrafficPolicy},
     sync::{Services as _, services::Nftables},
 };
 
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80);
+
+/// Where else it is reached.
+const NODE_PORT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 1), 30_080);
+const BALANCER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), SERVICE.port());
+const EXTERNAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 2), SERVICE.port());
 
 /// Flows in one flood, if the kernel tracks that many.
 const FLOWS: u32 = 100_000;
@@ -105,9 +111,10 @@ fn nftables(row: &Row) -> Socket {
     Socket::open_in(&Netns::open(row.node.netns_path()).unwrap()).unwrap()
 }
 
-/// Sends a SYN for every flow while the service is switched to one of these after the other.
+/// Sends a SYN for every flow to one of the service's addresses, while it is switched to one of these after the other.
 fn flood(
     row: &Row,
+    address: SocketAddrV4,
     mut ports: impl Iterator<Item = ServicePort> + Send,
     mut switch: impl FnMut(ServicePort) + Send,
 ) -> Flood {
@@ -115,13 +122,13 @@ fn flood(
     let tracked: u32 =
         row.node.run(|| sysctl::read("net/netfilter/nf_conntrack_max")).unwrap().unwrap().parse().unwrap();
     let flows = FLOWS.min(tracked / 2);
-    let packets: Vec<_> = (0..flows).map(|flow| syn::packet(source(flow), SERVICE)).collect();
-    let to = SocketAddr::V4(SERVICE).into();
+    let packets: Vec<_> = (0..flows).map(|flow| syn::packet(source(flow), address)).collect();
+    let to = SocketAddr::V4(address).into();
     let client = row.client.run(syn::open).unwrap().unwrap();
     let (mut at_node, mut at_server) = (Received::by(&row.node), Received::by(&row.server));
 
     // The first finds neighbours that nobody asked for yet.
-    client.send_to(&syn::packet(source(flows), SERVICE), &to).unwrap();
+    client.send_to(&syn::packet(source(flows), address), &to).unwrap();
     wait::until("the server to be reached", || match at_server.count() {
         0 => Err("nothing has arrived".to_owned()),
         _ => Ok(()),
@@ -192,14 +199,58 @@ fn every_balancing(affinity_seconds: Option<u32>) -> impl Iterator<Item = Servic
     ports.into_iter().cycle()
 }
 
+/// Every policy, with and without affinity, other endpoints, other kinds of address and source ranges, in turns.
+/// `keep` puts in what must be there all the time.
+fn every_policy(keep: impl Fn(ServicePort) -> ServicePort) -> impl Iterator<Item = ServicePort> + Send {
+    let (all, local) = (TrafficPolicy::Cluster, TrafficPolicy::Local);
+    let port = |endpoints, affinity_seconds, internal_policy, external_policy| {
+        let mut port = service_port(endpoints, affinity_seconds);
+        port.endpoints.iter_mut().step_by(2).for_each(|endpoint| endpoint.is_local = true);
+        let local_endpoints = port.endpoints.iter().filter(|endpoint| endpoint.is_local).copied().collect();
+        ServicePort { internal_policy, external_policy, local_endpoints, ..port }
+    };
+    let everybody = || vec!["172.16.0.0/12".parse().unwrap()];
+    let ports = [
+        port(3, None, all, all),
+        with_node_port(port(4, None, local, local)),
+        with_node_port(port(3, Some(10_800), all, local)),
+        ServicePort { source_ranges: everybody(), ..with_balancer(port(4, None, all, local)) },
+        with_external_ip(port(3, Some(60), local, all)),
+        with_balancer(with_external_ip(port(1, None, local, local))),
+        with_node_port(with_external_ip(port(4, Some(10_800), all, all))),
+    ];
+    ports.map(keep).into_iter().cycle()
+}
+
+fn with_node_port(port: ServicePort) -> ServicePort {
+    ServicePort { node_port: Some(NODE_PORT.port()), ..port }
+}
+
+fn with_balancer(port: ServicePort) -> ServicePort {
+    ServicePort { load_balancer_ips: vec![(*BALANCER.ip()).into()], ..port }
+}
+
+fn with_external_ip(port: ServicePort) -> ServicePort {
+    ServicePort { external_ips: vec![(*EXTERNAL.ip()).into()], ..port }
+}
+
 /// Floods a service that is switched as the daemon does it.
 fn nothing_is_lost(ports: impl Iterator<Item = ServicePort> + Send, fewest_switches: u32) {
+    nothing_is_lost_at(SERVICE, ports, fewest_switches);
+}
+
+/// The same at another of its addresses.
+fn nothing_is_lost_at(
+    address: SocketAddrV4,
+    ports: impl Iterator<Item = ServicePort> + Send,
+    fewest_switches: u32,
+) {
     let row = row();
     // What is left behind is removed as in the daemon: by a commit that comes late enough.
     let mut services = Nftables::new(nftables(&row), &[Family::Ip], &Settings::default());
     services.begin().unwrap();
 
-    let flood = flood(&row, ports, |port| {
+    let flood = flood(&row, address, ports, |port| {
         services.set(&name(), Family::Ip, Some(port));
         services.commit().unwrap();
     });
@@ -215,7 +266,7 @@ fn flood_without_a_second_phase(affinity_seconds: Option<u32>) -> Flood {
     let mut planner = Planner::new(&[Family::Ip], &Settings::default());
     kernel.commit(&diff(None, &planner.tables().next().unwrap())).unwrap();
 
-    flood(&row, to_and_fro(affinity_seconds), |port| {
+    flood(&row, SERVICE, to_and_fro(affinity_seconds), |port| {
         planner.set(&name(), Family::Ip, Some(&port));
         planner.retire();
         planner.retire();
@@ -263,6 +314,22 @@ fairway_lab::sandbox_tests! {
 
     fn no_new_connection_is_lost_while_a_sticky_service_is_balanced_otherwise() {
         nothing_is_lost(every_balancing(Some(10_800)), FEWEST_LARGE_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_at_a_cluster_ip_while_policies_types_and_affinity_change() {
+        nothing_is_lost(every_policy(|port| port), FEWEST_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_at_a_node_port_while_policies_and_affinity_change() {
+        nothing_is_lost_at(NODE_PORT, every_policy(with_node_port), FEWEST_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_at_a_balancer_s_address_while_policies_types_and_ranges_change() {
+        nothing_is_lost_at(BALANCER, every_policy(with_balancer), FEWEST_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_at_an_external_ip_while_policies_and_types_change() {
+        nothing_is_lost_at(EXTERNAL, every_policy(with_external_ip), FEWEST_SWITCHES);
     }
 }
 

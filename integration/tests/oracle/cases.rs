@@ -11,7 +11,7 @@ use proptest::{collection, option, prelude::*, sample};
 use proxy::{
     config::{ExternalIps, NodePortAddresses},
     plan::{LocalPods, Settings},
-    service_port::{Endpoint, ServicePort, ServicePortName, TrafficPolicy},
+    service_port::{Balancing, Endpoint, ServicePort, ServicePortName, TrafficPolicy},
     surroundings::Surroundings,
 };
 
@@ -154,6 +154,11 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
     prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
 }
 
+/// Mostly all the same.
+fn weights() -> impl Strategy<Value = [u32; 4]> {
+    prop_oneof![2 => Just([1; 4]), 1 => [1..4_u32, 1..4_u32, 1..4_u32, 1..4_u32]]
+}
+
 fn some_of(pool: Vec<IpAddr>) -> impl Strategy<Value = Vec<IpAddr>> {
     let all = pool.len();
     sample::subsequence(pool, 0..=all)
@@ -175,7 +180,10 @@ fn service(family: Family) -> impl Strategy<Value = (Protocol, ServicePort)> {
         some_of(of(family, BALANCER_IPS)),
         source_ranges(family),
     );
+    let balancing = sample::select(vec![Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash]);
     let choice = (
+        balancing,
+        weights(),
         policy(),
         policy(),
         option::weighted(0.3, Just(10_800_u32)),
@@ -183,7 +191,8 @@ fn service(family: Family) -> impl Strategy<Value = (Protocol, ServicePort)> {
     );
     (sample::select(&PROTOCOLS[..]), addresses, choice).prop_map(|(protocol, addresses, choice)| {
         let (cluster_ip, port, node_port, external_ips, load_balancer_ips, source_ranges) = addresses;
-        let (internal_policy, external_policy, affinity_seconds, endpoints) = choice;
+        let (balancing, weights, internal_policy, external_policy, affinity_seconds, mut endpoints) = choice;
+        endpoints.iter_mut().zip(weights).for_each(|(endpoint, weight)| endpoint.weight = weight);
         let is_local = [internal_policy, external_policy].contains(&TrafficPolicy::Local);
         let local = endpoints.iter().filter(|endpoint| endpoint.is_local && is_local).copied();
         let port = ServicePort {
@@ -194,6 +203,7 @@ fn service(family: Family) -> impl Strategy<Value = (Protocol, ServicePort)> {
             internal_policy,
             external_policy,
             affinity_seconds,
+            balancing,
             local_endpoints: local.collect(),
             ..ServicePort::new(cluster_ip, port, endpoints)
         };

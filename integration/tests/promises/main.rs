@@ -6,6 +6,7 @@
 mod addresses;
 mod affinity;
 mod bed;
+mod changes;
 mod endpoints;
 mod errors;
 mod masquerade;
@@ -22,5 +23,6 @@ fn main() -> std::process::ExitCode {
         masquerade::TESTS,
         policies::TESTS,
         errors::TESTS,
+        changes::TESTS,
     ])
 }

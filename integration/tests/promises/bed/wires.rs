@@ -1,15 +1,20 @@
 //! Machines besides the nodes, and the addresses and ways of all.
 
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+};
+
 use dataplane::{
     netns::Netns,
     packet::Family,
     rtnl::{Address, Kernel, Route, Routes as _},
 };
-use fairway_lab::{cluster::OUTSIDE, host::Host, network::UPLINK, server};
+use fairway_lab::{cluster::OUTSIDE, host::Host, network::UPLINK, server, wait};
 use ipnetwork::IpNetwork;
 use tokio::runtime;
 
-use super::Bed;
+use super::{Bed, SILENCE};
 
 impl Bed {
     /// The network namespace of a place.
@@ -47,6 +52,16 @@ impl Bed {
     /// Gives a machine the addresses of a name on its uplink, too.
     pub(crate) fn add_addresses(&self, place: &str, name: &str) {
         self.on_uplink(place, name, true);
+        // The kernel makes the routes of IPv6 addresses a little later.
+        for address in &self.addresses[name] {
+            let nobody = SocketAddr::new(*address, 1);
+            let refusal = || match TcpStream::connect_timeout(&nobody, SILENCE) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+                other => Err(format!("{other:?}")),
+            };
+            let awaited = format!("{place} to have {address}");
+            self.netns(place).run(|| wait::until(&awaited, refusal)).unwrap().unwrap();
+        }
     }
 
     /// Takes them away again.
