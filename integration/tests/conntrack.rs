@@ -418,6 +418,14 @@ fairway_lab::sandbox_tests! {
     fn datagrams_that_were_led_nowhere_while_others_had_broken_the_rules_are_led_again() {
         let (mut cluster, _) = answered();
         let node = cluster.node_mut("w1").unwrap();
+        node.set_flags(&["--v=4"]);
+        node.start_daemon().unwrap();
+        // It looks at all flows at its start, and once more.
+        until("the daemon to have no flows to look at", || {
+            let log = node.log();
+            if log.contains("looked flows through fresh=0") { Ok(()) } else { Err(log) }
+        })
+        .unwrap();
         let daemon = Pid::from_raw(node.daemon_id().unwrap().try_into().unwrap());
         kill(daemon, Signal::SIGSTOP).unwrap();
         until("the daemon to stop", || {
