@@ -6,8 +6,9 @@
 mod start;
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::Duration,
 };
@@ -15,6 +16,7 @@ use std::{
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter, Flow},
     netns::Netns,
+    nft::{self, Change, Key},
     packet::{Family, Protocol},
     sysctl,
 };
@@ -26,6 +28,10 @@ use fairway_lab::{
     manifest::{Object, ObjectName, parse},
     sctp,
     wait::until,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 /// How long one datagram is waited for before the next is sent.
@@ -373,6 +379,81 @@ fairway_lab::sandbox_tests! {
                 cluster.await_backends("apache-pod", WEB_URL, &[backend]).unwrap();
             }
         }
+    }
+
+    fn whichever_end_of_such_a_connection_speaks_is_told_at_once() {
+        let mut cluster = start::lesson();
+        let node = cluster.node_mut("w1").unwrap();
+        node.set_flags(&["--conntrack-tcp-reset-vanished"]);
+        node.start_daemon().unwrap();
+        node.await_network().unwrap();
+        cluster.apply(pod("one", "blue")).unwrap();
+        let echo = "{kind: Service, apiVersion: v1, metadata: {name: web}, spec: {clusterIP: 10.96.0.80, \
+                    selector: {app: blue}, ports: [{port: 80, targetPort: 7000}]}}";
+        cluster.apply(objects(echo)).unwrap();
+        let backend = netns(&cluster, "one").run(|| TcpListener::bind("0.0.0.0:7000")).unwrap().unwrap();
+        let connected = || until("a connection", || {
+            let to = "10.96.0.80:80".parse().unwrap();
+            let client = netns(&cluster, "apache-pod").run(|| TcpStream::connect_timeout(&to, TRY)).unwrap();
+            client.map_err(|error| error.to_string())
+        });
+        let [a, b] = [connected(), connected()].map(|client| (client.unwrap(), backend.accept().unwrap().0));
+        let own = [&a, &b].map(|(client, _)| client.local_addr().unwrap());
+
+        cluster.apply(objects(&echo.replace("blue", "nobody"))).unwrap();
+        until("the flows to be ended", || {
+            let mut flows = flows(&cluster, "w1", Protocol::Tcp).into_iter();
+            flows.find(|flow| own.contains(&flow.original.source)).map_or(Ok(()), |flow| Err(flow.to_string()))
+        })
+        .unwrap();
+
+        for (mut speaker, _other) in [a, (b.1, b.0)] {
+            speaker.set_read_timeout(Some(PATIENCE)).unwrap();
+            speaker.write_all(b"are you there?").unwrap();
+            let heard = speaker.read(&mut [0; 16]).unwrap_err();
+            assert_eq!(heard.kind(), io::ErrorKind::ConnectionReset, "{heard}");
+        }
+    }
+
+    fn datagrams_that_were_led_nowhere_while_others_had_broken_the_rules_are_led_again() {
+        let (mut cluster, _) = answered();
+        let node = cluster.node_mut("w1").unwrap();
+        node.set_flags(&["--v=4"]);
+        node.start_daemon().unwrap();
+        // It looks at all flows at its start, and once more.
+        until("the daemon to have no flows to look at", || {
+            let log = node.log();
+            if log.contains("looked flows through fresh=0") { Ok(()) } else { Err(log) }
+        })
+        .unwrap();
+        let daemon = Pid::from_raw(node.daemon_id().unwrap().try_into().unwrap());
+        kill(daemon, Signal::SIGSTOP).unwrap();
+        until("the daemon to stop", || {
+            let status = fs::read_to_string(format!("/proc/{daemon}/status")).map_err(|error| error.to_string())?;
+            if status.contains("State:\tT") { Ok(()) } else { Err(status) }
+        })
+        .unwrap();
+        let tables = nft::Socket::open_in(&netns(&cluster, "w1")).unwrap();
+        let held = tables.held(Family::Ip).unwrap().unwrap();
+        let dns = [10, 96, 0, 53].into();
+        let mut intrusion = nft::Transaction::default();
+        for (map, key) in [
+            ("cluster-vips", Key::Service(dns, Protocol::Udp, 53)),
+            ("cluster-ips", Key::Address(dns)), // would have it refused
+        ] {
+            intrusion.push(Family::Ip, Change::DeleteElements(map.into(), held.maps[map].kind, vec![key]));
+        }
+        tables.commit(&intrusion).unwrap();
+        let client = Client::at(&cluster, "apache-pod", DNS);
+        assert!(client.ask().is_err());
+        let own = client.socket.local_addr().unwrap();
+        let mut flows = flows(&cluster, "w1", Protocol::Udp).into_iter();
+        let flow = flows.find(|flow| flow.original.source == own).unwrap();
+        assert!(!flow.is_led_elsewhere(), "{flow}");
+
+        kill(daemon, Signal::SIGCONT).unwrap();
+
+        client.is_answered_by("one", 5353);
     }
 
     fn flows_of_others_are_left_alone() {

@@ -85,6 +85,11 @@ impl Suspects {
         self.addresses.is_empty()
     }
 
+    /// How many addresses there are to look at.
+    pub fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// Says whether node ports are among them, which are the same on all addresses of the machine.
     pub fn has_node_ports(&self) -> bool {
         self.addresses.keys().any(|(_, key)| matches!(key, Key::Port(..)))

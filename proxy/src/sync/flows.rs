@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::pace::{Outcome, Pace, SETTLED};
 use crate::plan::flows::{OwnAddresses, Suspects};
@@ -125,8 +125,9 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
             let took = began.elapsed();
             let rest = match looked {
                 Ok(ended) => {
+                    debug!(fresh = fresh.len(), took_ms = took.as_millis(), "looked flows through");
                     if ended > 0 {
-                        info!(flows = ended, took_ms = took.as_millis(), "ended flows that led astray");
+                        info!(flows = ended, "ended flows that led astray");
                     }
                     self.last_error = None;
                     self.pace.after(Outcome::Done);
