@@ -1,12 +1,12 @@
 //! The plan: service ports in, the tables that serve them out, and the changes on the way.
 //!
 //! ```text
-//!  prerouting ─┐                                  ┌─▶ rr-1, rr-2, …  next slot in turn ─┐
-//!              ├▶ services ─▶ cluster-ip ───┐     │                                     ▼
-//!  output ─────┘           ├▶ external-ip ─┐├▶ dispatch ───── one backend: a slot ────▶ pick ─▶ DNAT
-//!                          └▶ node-port ─▶ external ├─▶ affinity-… ─ known client, or in turn ─▲
-//!                                                 └─▶ nobody: rejected, or dropped
-//!  postrouting: masquerade         forward, filter-output: what is for a cluster IP and was not served
+//!  prerouting ─┐                                       ┌─▶ rr-1-…, … next slot in turn ─┐
+//!              ├▶ services ─▶ cluster-ip ────────┐     │                                ▼
+//!  output ─────┘           ├▶ external-ip ─┐     ├▶ dispatch ──── one backend: a slot ─▶ pick ─▶ DNAT
+//!                          └▶ node-port ───┴▶ external ├─▶ affinity-… known client, or in turn ─▲
+//!                                                      └─▶ nobody: rejected, or dropped
+//!  postrouting: masquerade        forward, filter-output: what is for a cluster IP and was not served
 //! ```
 //!
 //! An address of a service leads to a number, which travels in the packet's priority: a *slot* (an endpoint), a *class*
@@ -20,6 +20,7 @@
 
 mod affinity;
 mod external;
+mod family;
 pub mod flows;
 mod inheritance;
 mod journal;
@@ -42,12 +43,11 @@ mod unserved;
 mod vips;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use dataplane::nft::{Chain, ChainName, Element, Held, Key, SetType, Table, Transaction, diff};
+use dataplane::nft::{Held, SetType, Table, Transaction};
 
 pub use self::{
     affinity::CLIENTS,
@@ -55,19 +55,9 @@ pub use self::{
     settings::{LocalPods, Settings},
     vips::Shadowed,
 };
-use self::{
-    external::Split,
-    flows::Suspects,
-    inheritance::Inheritance,
-    journal::Journal,
-    members::{CLUSTER_IPS, HAIRPIN, Members, PINGABLE},
-    source_ranges::Guard,
-    target::{Choice, Nobody, Target, Targets},
-    vips::{Address, Place, Vips},
-};
+use self::{family::FamilyPlanner, flows::Suspects, journal::Journal};
 use crate::{
-    config::ExternalIps,
-    service_port::{Family, ServicePort, ServicePortName, TrafficPolicy},
+    service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
 };
 
@@ -220,281 +210,6 @@ impl Planner {
     /// What a map of a family's table is made of.
     pub fn kind(&self, family: Family, map: &str) -> Option<SetType> {
         Some(self.families.get(&family)?.skeleton.maps.get(map)?.kind)
-    }
-}
-
-/// Plans one family.
-#[derive(Debug)]
-struct FamilyPlanner {
-    family: Family,
-    settings: Arc<Settings>,
-    skeleton: Table,
-    journal: Journal,
-    planned: HashMap<Arc<ServicePortName>, Planned>,
-    vips: Vips,
-    targets: Targets,
-    hairpins: Members,
-    cluster_ips: Members,
-    pingable: Members,
-    inheritance: Inheritance,
-}
-
-/// A service port as it is planned.
-#[derive(Debug, Default)]
-struct Planned {
-    addresses: Box<[(Address, u32)]>,
-    /// All endpoints, where some address leads to them.
-    all: Option<Target>,
-    /// The endpoints of this node, likewise.
-    local: Option<Target>,
-    split: Option<Split>,
-    guard: Option<Guard>,
-    /// The addresses of endpoints on this node.
-    hairpins: Box<[IpAddr]>,
-    cluster_ip: Option<IpAddr>,
-    /// The cluster IP, if it answers ping.
-    pingable: Option<IpAddr>,
-}
-
-impl Planned {
-    fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.all.iter().chain(&self.local)
-    }
-
-    /// The number that external addresses hold, if they have no guard.
-    fn external_number(&self) -> u32 {
-        let all = || self.all.as_ref().map_or(layout::REJECTION, Target::number);
-        self.split.map_or_else(all, Split::number)
-    }
-
-    fn number(&self, address: Address) -> Option<u32> {
-        self.addresses.iter().find(|(known, _)| *known == address).map(|(_, number)| *number)
-    }
-}
-
-impl FamilyPlanner {
-    fn new(family: Family, settings: &Arc<Settings>, surroundings: &Surroundings) -> Self {
-        Self {
-            family,
-            settings: Arc::clone(settings),
-            skeleton: layout::skeleton(family, settings, surroundings),
-            journal: Journal::new(family, layout::maps(settings)),
-            planned: HashMap::new(),
-            vips: Vips::default(),
-            targets: Targets::default(),
-            hairpins: Members::of(HAIRPIN),
-            cluster_ips: Members::of(CLUSTER_IPS),
-            pingable: Members::of(PINGABLE),
-            inheritance: Inheritance::default(),
-        }
-    }
-
-    fn surround(&mut self, surroundings: &Surroundings) {
-        let skeleton = layout::skeleton(self.family, &self.settings, surroundings);
-        self.journal.rewrite(diff(Some(&Held::from(&self.skeleton)), &skeleton));
-        self.skeleton = skeleton;
-    }
-
-    fn set(&mut self, name: &ServicePortName, port: Option<&ServicePort>) -> Vec<Shadowed> {
-        let (name, old) = match self.planned.remove_entry(name) {
-            Some((name, old)) => (name, Some(old)),
-            None => (Arc::new(name.clone()), None),
-        };
-        let is_served = |ip: IpAddr| match &self.settings.external_ips {
-            ExternalIps::All => true,
-            ExternalIps::Within(networks) => networks.iter().any(|network| network.contains(ip)),
-        };
-        let addresses = port.map(|port| vips::addresses(&name, port, is_served)).unwrap_or_default();
-        let old = match (old, port) {
-            (Some(old), _) => old,
-            (None, Some(port)) => self.inherit(&name, &addresses, port),
-            (None, None) => Planned::default(),
-        };
-
-        let mut planned = Planned::default();
-        if let Some(port) = port {
-            (planned.all, planned.local) = self.lead(port, old.all, old.local);
-            planned.split = self.split(port, &planned, old.split);
-            planned.guard = self.guard(port, &planned, old.guard);
-            planned.addresses = numbers(&addresses, port, &planned);
-            let endpoints = port.endpoints.iter().chain(&port.local_endpoints);
-            let mut hairpins: Vec<_> = endpoints.filter(|e| e.is_local).map(|e| e.address.ip()).collect();
-            hairpins.sort_unstable();
-            hairpins.dedup();
-            planned.hairpins = hairpins.into();
-            planned.cluster_ip = Some(port.cluster_ip);
-            planned.pingable =
-                (self.settings.ping_cluster_ips && port.has_endpoints).then_some(port.cluster_ip);
-        } else {
-            self.targets.abandon(old.all);
-            self.targets.abandon(old.local);
-            self.targets.abandon_split(old.split);
-            self.targets.abandon_guard(&mut self.journal, old.guard);
-        }
-        let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
-        self.hairpins.replace(journal, inheritance, &old.hairpins, &planned.hairpins);
-        self.cluster_ips.replace(
-            journal,
-            inheritance,
-            old.cluster_ip.as_slice(),
-            planned.cluster_ip.as_slice(),
-        );
-        self.pingable.replace(journal, inheritance, old.pingable.as_slice(), planned.pingable.as_slice());
-
-        for (address, _) in old.addresses.iter().filter(|(address, _)| planned.number(*address).is_none()) {
-            let number_of = |heir: &ServicePortName| self.planned.get(heir)?.number(*address);
-            self.vips.release(&mut self.journal, *address, &name, number_of);
-        }
-        let mut shadowed = Vec::new();
-        for (address, number) in &planned.addresses {
-            let (journal, inheritance) = (&mut self.journal, &mut self.inheritance);
-            shadowed.extend(self.vips.claim(journal, inheritance, *address, &name, *number));
-        }
-        if port.is_some() {
-            self.planned.insert(name, planned);
-        }
-        shadowed
-    }
-
-    /// Leads a service port to all endpoints and to local ones, as far as any address needs them.
-    fn lead(
-        &mut self,
-        port: &ServicePort,
-        all: Option<Target>,
-        local: Option<Target>,
-    ) -> (Option<Target>, Option<Target>) {
-        let (affinity_seconds, balancing) = (port.affinity_seconds, port.balancing);
-        let choices = [
-            (port.uses_all_endpoints(), all, port.endpoints.as_slice(), Nobody::Rejection),
-            (
-                port.uses_local_endpoints(),
-                local,
-                port.local_endpoints.as_slice(),
-                if port.has_endpoints { Nobody::Silence } else { Nobody::Rejection },
-            ),
-        ];
-        let [all, local] = choices.map(|(is_used, old, endpoints, nobody)| {
-            if is_used {
-                let choice = Choice { endpoints, nobody, affinity_seconds, balancing };
-                Some(self.targets.lead(&mut self.journal, old, &choice))
-            } else {
-                self.targets.abandon(old);
-                None
-            }
-        });
-        (all, local)
-    }
-
-    /// Splits what the external addresses of a service port mean, if its policy asks for it.
-    fn split(&mut self, port: &ServicePort, planned: &Planned, old: Option<Split>) -> Option<Split> {
-        match (&planned.all, &planned.local) {
-            (Some(all), Some(local)) if port.is_split() => {
-                let splits = &mut self.targets.splits;
-                Some(splits.lead(&mut self.journal, old, all.number(), local.number()))
-            }
-            _ => {
-                self.targets.abandon_split(old);
-                None
-            }
-        }
-    }
-
-    /// Guards the load balancer's addresses of a service port, if it has source ranges.
-    fn guard(&mut self, port: &ServicePort, planned: &Planned, old: Option<Guard>) -> Option<Guard> {
-        if port.source_ranges.is_empty() || port.load_balancer_ips.is_empty() {
-            self.targets.abandon_guard(&mut self.journal, old);
-            return None;
-        }
-        let guarded = planned.external_number();
-        Some(self.targets.guards.lead(&mut self.journal, old, &port.source_ranges, guarded))
-    }
-
-    /// Takes stock of a table: its chains of classes and blocks of identities are ours to use, its elements to claim.
-    fn adopt(&mut self, mut held: Held) -> Option<Transaction> {
-        self.inheritance = Inheritance::take(&mut held);
-        self.targets.rotations.adopt(held.chains.keys(), &self.inheritance);
-        self.targets.identities.adopt(&held, &self.inheritance);
-        self.targets.splits.adopt(&self.inheritance);
-        held.chains.retain(|name, _| !self.targets.guards.adopt_chain(name));
-        self.targets.guards.adopt(&self.inheritance);
-        // What hangs on services is claimed or disclaimed later; all else must be as it should be now.
-        let fixed = self.fixed();
-        held.is_convertible(&fixed).then(|| diff(Some(&held), &fixed))
-    }
-
-    /// Goes on with what an earlier run led a service port to.
-    fn inherit(&mut self, name: &ServicePortName, addresses: &[Address], port: &ServicePort) -> Planned {
-        let comment = || vips::comment(name);
-        let numbers = self.inheritance.numbers(addresses, port.internal_policy, comment);
-        let (targets, inheritance) = (&mut self.targets, &mut self.inheritance);
-        Planned {
-            all: numbers.all.and_then(|number| targets.inherit(inheritance, number)),
-            local: numbers.local.and_then(|number| targets.inherit(inheritance, number)),
-            split: numbers.split.and_then(|number| targets.splits.inherit(inheritance, number)),
-            guard: numbers.guard.and_then(|number| targets.guards.inherit(inheritance, number)),
-            ..Planned::default()
-        }
-    }
-
-    fn disclaim(&mut self) {
-        let mut inheritance = std::mem::take(&mut self.inheritance);
-        inheritance.disclaim(&mut self.journal);
-        self.targets.disclaim(&mut self.journal, inheritance);
-    }
-
-    /// The table without what hangs on services: all chains, and the maps that lead to them.
-    fn fixed(&self) -> Table {
-        let mut table = self.skeleton.clone();
-        let mut add_chain = |(name, chain): (ChainName, Chain)| drop(table.chains.insert(name, chain));
-        self.targets.identities.chains().for_each(&mut add_chain);
-        self.targets.guards.chains().for_each(&mut add_chain);
-        let mut leading = Vec::new();
-        for (name, chain, (key, element)) in self.targets.rotations.chains() {
-            add_chain((name, chain));
-            leading.push((layout::CLASSES, key, element));
-        }
-        fill(&mut table, leading.into_iter().chain(self.targets.identities.elements()));
-        table
-    }
-
-    fn table(&self) -> Table {
-        let mut table = self.fixed();
-        for planned in self.planned.values() {
-            planned.targets().for_each(|target| fill(&mut table, target.elements()));
-            fill(&mut table, planned.split.into_iter().flat_map(Split::elements));
-            fill(&mut table, planned.guard.into_iter().flat_map(Guard::elements));
-        }
-        fill(&mut table, self.targets.leftovers());
-        fill(&mut table, self.vips.elements());
-        for members in [&self.hairpins, &self.cluster_ips, &self.pingable] {
-            fill(&mut table, members.elements());
-        }
-        table
-    }
-}
-
-/// The number that each address of a service port holds.
-fn numbers(addresses: &[Address], port: &ServicePort, planned: &Planned) -> Box<[(Address, u32)]> {
-    let internal = match port.internal_policy {
-        TrafficPolicy::Cluster => &planned.all,
-        TrafficPolicy::Local => &planned.local,
-    };
-    let internal = internal.as_ref().map_or(layout::REJECTION, Target::number);
-    let number = |address: Address| match (address.place, address.key) {
-        (Place::Cluster, _) => internal,
-        (Place::External, Key::Service(ip, ..)) if port.load_balancer_ips.contains(&ip) => {
-            planned.guard.map_or_else(|| planned.external_number(), Guard::number)
-        }
-        _ => planned.external_number(),
-    };
-    addresses.iter().map(|address| (*address, number(*address))).collect()
-}
-
-fn fill(table: &mut Table, elements: impl Iterator<Item = (&'static str, Key, Element)>) {
-    for (map, key, element) in elements {
-        if let Some(map) = table.maps.get_mut(map) {
-            map.elements.insert(key, element);
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use dataplane::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{FamilyPlanner, Target};
+use super::{family::FamilyPlanner, target::Target};
 use crate::service_port::{Family, Protocol, ServicePort, ServicePortName};
 
 #[cfg(test)]

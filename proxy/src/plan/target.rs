@@ -27,7 +27,7 @@ pub(super) enum Target {
     /// To each endpoint in turn.
     InTurn(Turns<SocketAddr>),
     /// To each client's own endpoint.
-    Sticky(Sticky),
+    Sticky(Box<Sticky>),
 }
 
 /// What clients get that are led to nobody.
@@ -55,7 +55,7 @@ impl Target {
         let (turns, sticky) = match self {
             Self::Nobody(_) => (None, None),
             Self::InTurn(turns) => (Some(turns), None),
-            Self::Sticky(sticky) => (None, Some(sticky)),
+            Self::Sticky(sticky) => (None, Some(&**sticky)),
         };
         turns.into_iter().flat_map(Turns::elements).chain(sticky.into_iter().flat_map(Sticky::elements))
     }
@@ -116,11 +116,11 @@ impl Targets {
                 Target::InTurn(turns)
             }
             (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
-                let (sticky, gone) = affinity::change(journal, &mut self.rotations, sticky, order);
+                let (sticky, gone) = affinity::change(journal, &mut self.rotations, *sticky, order);
                 if !gone.is_empty() {
                     self.leaving.push(Retired::Sticky(gone));
                 }
-                Target::Sticky(sticky)
+                Target::Sticky(sticky.into())
             }
             (old, affinity) => {
                 self.abandon(old);
@@ -128,7 +128,7 @@ impl Targets {
                 let sticky = affinity
                     .and_then(|seconds| self.identities.start(journal, rotations, seconds, order.clone()));
                 match sticky {
-                    Some(sticky) => Target::Sticky(sticky),
+                    Some(sticky) => Target::Sticky(sticky.into()),
                     // None wanted, or none left: better served without than not at all.
                     None => Target::InTurn(rotations.start(journal, Ending::Pick, order)),
                 }
@@ -141,7 +141,7 @@ impl Targets {
         match target {
             None | Some(Target::Nobody(_)) => {}
             Some(Target::InTurn(turns)) => self.leaving.push(Retired::Turns(turns)),
-            Some(Target::Sticky(sticky)) => self.leaving.push(Retired::Sticky(sticky.into())),
+            Some(Target::Sticky(sticky)) => self.leaving.push(Retired::Sticky((*sticky).into())),
         }
     }
 
@@ -195,7 +195,7 @@ impl Targets {
         let turns = self.rotations.inherit(&mut inheritance.slots, Ending::Pick, number);
         turns.map(Target::InTurn).or_else(|| {
             let sticky = self.identities.inherit(inheritance, &mut self.rotations, number);
-            sticky.map(Target::Sticky)
+            sticky.map(|sticky| Target::Sticky(sticky.into()))
         })
     }
 

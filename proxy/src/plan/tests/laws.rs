@@ -253,6 +253,9 @@ fn wanted(port: &ServicePort) -> Vec<Fate> {
 }
 
 proptest! {
+    // Each step is asked about from everybody to everywhere, before and after.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     /// The kernel takes every transaction, and holds what is planned afterwards (checked by `Node::set`); every client is led where
     /// Kubernetes promises, to each endpoint in turn as often as it weighs, or where a client's hash says whatever was before.
     #[test]
