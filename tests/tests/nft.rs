@@ -176,6 +176,8 @@ fn maps(vip: IpAddr, pod: IpAddr) -> BTreeMap<MapName, Map> {
     map("ranges", RANGES, vec![(Key::Service(vip, Protocol::Udp, 53), ranges.into())]);
     let rr = Data::Verdict(Verdict::Goto("rr-1".into()));
     map("classes", CLASSES, vec![(Key::Number(0x8000_0008), rr.into())]);
+    let back = Data::Verdict(Verdict::Return);
+    map("departed", CLASSES, vec![(Key::Number(0xc000_0002), back.into())]);
     maps
 }
 

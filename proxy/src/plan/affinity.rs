@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  dispatch ─▶ affinity-10800 ─ client known ─▶ recall-10800 ─ endpoint still there ─▶ DNAT, remembered for longer
-//!                    │                             │ gone
+//!                    │                             │ departed, or gone
 //!                    ▼                             ▼
 //!               choose-10800 ─▶ sticky-… ─▶ turn-10800 ─▶ remember-10800 ─▶ pick
 //!                    └────────── one endpoint ────────────────▲
@@ -10,6 +10,8 @@
 //!
 //! A sticky service has an *identity*, and its endpoints have ids that begin with it. Clients are remembered by
 //! address and identity with an endpoint id. Ids stay when other endpoints come and go, so no client moves that need not.
+//! An endpoint that leaves keeps its slot for a while, for packets that are on their way by its turn; so that clients who remember it
+//! do not go there meanwhile, its id is among the departed from the same commit on.
 //! Timeouts stand in rules; services with the same timeout share them, and identities of one timeout lie in blocks of 256.
 
 use std::{
@@ -39,12 +41,16 @@ pub(super) const CHOICES: &str = "choices";
 /// Turn -> endpoint id.
 pub(super) const TURNS: &str = "turns";
 
+/// Id of an endpoint that has left and still has its slot -> return.
+pub(super) const DEPARTED: &str = "departed";
+
 /// The maps of affinity.
-pub(super) const MAPS: [(&str, SetType); 4] = [
+pub(super) const MAPS: [(&str, SetType); 5] = [
     (CLIENTS, SetType { dynamic: Some(MOST_CLIENTS), ..kind(KeyType::Client, DataType::Number) }),
     (STICKIES, kind(KeyType::Number, DataType::Verdict)),
     (CHOICES, kind(KeyType::Number, DataType::Number)),
     (TURNS, kind(KeyType::Number, DataType::Number)),
+    (DEPARTED, kind(KeyType::Number, DataType::Verdict)),
 ];
 
 /// How many clients are remembered at a time; beyond that, new ones take turns and are forgotten at once.
@@ -146,6 +152,11 @@ fn id_elements(ids: &BTreeMap<SocketAddr, EndpointId>) -> impl Iterator<Item = (
     ids.iter().map(|(endpoint, id)| (SLOTS, Key::Number(id.0), Data::Endpoint(*endpoint).into()))
 }
 
+/// What says that an endpoint has left.
+pub(super) fn departure(id: u32) -> (&'static str, Key, Element) {
+    (DEPARTED, Key::Number(id), Data::Verdict(Verdict::Return).into())
+}
+
 /// What is left of a sticky service port, or of a change to it.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
@@ -169,7 +180,13 @@ impl Retired {
     /// Everything of it, as the maps still hold it.
     pub(super) fn elements(&self) -> impl Iterator<Item = (&'static str, Key, Element)> {
         let turns = self.turns.iter().flat_map(Turns::elements);
-        self.whole.iter().flat_map(Sticky::elements).chain(turns).chain(id_elements(&self.ids))
+        let departures = self.ids.values().map(|id| departure(id.0));
+        self.whole
+            .iter()
+            .flat_map(Sticky::elements)
+            .chain(turns)
+            .chain(id_elements(&self.ids))
+            .chain(departures)
     }
 }
 
@@ -211,11 +228,10 @@ impl Identities {
     ) -> Option<Sticky> {
         let seconds = *self.unclaimed.get(&identity)?;
         let choice = *inheritance.choices.get(&identity)?;
-        let ids: BTreeMap<_, _> = inheritance
-            .slots
-            .range(identity..=identity | (IDS - 1))
-            .map(|(id, endpoint)| (*endpoint, EndpointId(*id)))
-            .collect();
+        let known = || inheritance.slots.range(identity..=identity | (IDS - 1));
+        let last = known().next_back().map_or(0, |(id, _)| id & !IDENTITY);
+        let stay = known().filter(|(id, _)| !inheritance.departed.contains(id));
+        let ids: BTreeMap<_, _> = stay.map(|(id, endpoint)| (*endpoint, EndpointId(*id))).collect();
         let turns = if choice & STICKY == STICKY {
             None
         } else {
@@ -226,12 +242,14 @@ impl Identities {
         for id in ids.values() {
             inheritance.slots.remove(&id.0);
         }
-        let last = ids.values().map(|id| id.0 & !IDENTITY).max().unwrap_or(0);
         Some(Sticky { seconds, identity, last, ids, turns, choice: Some(choice) })
     }
 
     /// Removes what nothing leads to, and frees its numbers.
     pub(super) fn remove(&mut self, journal: &mut Journal, rotations: &mut Rotations, gone: Retired) {
+        for id in gone.ids.values() {
+            journal.remove(DEPARTED, Key::Number(id.0));
+        }
         let (mut ids, mut turns) = (gone.ids, gone.turns.into_iter().collect::<Vec<_>>());
         if let Some(sticky) = gone.whole {
             ids.extend(sticky.ids);
@@ -329,6 +347,9 @@ pub(super) fn change(
     let mut retired = Retired::default();
     let (known, wanted) = (std::mem::take(&mut sticky.ids), order.slots.iter().collect::<BTreeSet<_>>());
     (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| wanted.contains(known));
+    for (map, key, element) in retired.ids.values().map(|id| departure(id.0)) {
+        journal.put(map, key, false, element);
+    }
     for endpoint in wanted.into_iter().take(id_limit()) {
         if !sticky.ids.contains_key(endpoint) {
             let id = sticky.next_id();
@@ -372,11 +393,13 @@ fn chains(seconds: u32) -> [(ChainName, Chain); 5] {
         rule([Statement::SetPriority(by_priority(IDENTITY, CHOICES)), goto(choose.clone())]),
         rule([goto(PICK)]),
     ];
+    // meta priority vmap @departed
+    let departed = Statement::VerdictMap(by_priority(u32::MAX, DEPARTED));
     let recalled = Statement::DnatAsRemembered { slots: SLOTS.into(), affinity: clients() };
     let turn = Statement::SetPriority(by_priority(u32::MAX, TURNS));
     [
         (affinity_chain(seconds), affinity),
-        (recall, vec![rule([recalled])]),
+        (recall, vec![rule([departed]), rule([recalled])]),
         (choose, vec![rule([Statement::VerdictMap(by_class())]), rule([goto(remember.clone())])]),
         (turn_chain(seconds), vec![rule([turn, goto(remember.clone())]), rule([goto(PICK)])]),
         // A rule ends where the map is full: the second one serves whoever cannot be remembered.

@@ -13,7 +13,7 @@ use std::{
 use dataplane::nft::{ChainName, Data, Element, Held, Key, Verdict};
 
 use super::{
-    affinity::{CHOICES, EndpointId, TURNS},
+    affinity::{self, CHOICES, DEPARTED, EndpointId, TURNS},
     external::{LOCAL, NEAR, is_split},
     journal::Journal,
     layout::SLOTS,
@@ -30,6 +30,8 @@ pub(super) struct Inheritance {
     pub(super) slots: BTreeMap<u32, SocketAddr>,
     pub(super) turns: BTreeMap<u32, EndpointId>,
     pub(super) choices: BTreeMap<u32, u32>,
+    /// Ids of endpoints that had left.
+    pub(super) departed: BTreeSet<u32>,
     /// What splits mean to clients on this node, and to strangers.
     pub(super) near: BTreeMap<u32, u32>,
     pub(super) local: BTreeMap<u32, u32>,
@@ -72,6 +74,11 @@ impl Inheritance {
             .into_iter()
             .map(|(set, _)| (set, elements(set).into_keys().filter_map(members::address).collect()));
         let members = members.collect();
+        let departed = elements(DEPARTED).into_keys().filter_map(|key| match key {
+            Key::Number(id) => Some(id),
+            _ => None,
+        });
+        let departed = departed.collect();
         let slots = elements(SLOTS);
         let turns = numbers(elements(TURNS)).map(|(turn, id)| (turn, EndpointId::from(id)));
         let turns = turns.collect();
@@ -85,6 +92,7 @@ impl Inheritance {
                 })
                 .collect(),
             turns,
+            departed,
             choices: numbers(elements(CHOICES)).collect(),
             near: numbers(elements(NEAR)).collect(),
             local: numbers(elements(LOCAL)).collect(),
@@ -112,7 +120,9 @@ impl Inheritance {
         let numbers = numbers.into_iter().flat_map(|(map, numbers)| {
             numbers.iter().map(move |(key, number)| (map, *key, Data::Number(*number)))
         });
-        slots.chain(turns).chain(numbers).map(|(map, key, data)| (map, Key::Number(key), data.into()))
+        let elements = slots.chain(turns).chain(numbers);
+        let elements = elements.map(|(map, key, data)| (map, Key::Number(key), data.into()));
+        elements.chain(self.departed.iter().map(|id| affinity::departure(*id)))
     }
 
     /// The numbers that the addresses lead to for the service port with this comment. What the cluster IP's number means hangs on the

@@ -233,6 +233,35 @@ fn a_sticky_service_serves_clients_for_whom_there_is_no_room() {
 }
 
 #[test]
+fn a_client_of_an_endpoint_that_leaves_takes_a_turn_before_the_endpoint_s_slot_is_gone() {
+    let mut node = Node::new(&Settings::default());
+    let sticky = |endpoints| ServicePort { affinity_seconds: Some(60), ..port("10.96.0.1", endpoints) };
+    let remembered = |table: &Table| {
+        let mut table = table.clone();
+        let client = Key::Client("10.244.2.9".parse().unwrap(), 0xc000_0000);
+        let clients = table.maps.get_mut("clients").unwrap();
+        clients.elements.insert(client, Data::Number(0xc000_0002).into());
+        let ways = trace(&table, &packet("10.244.2.9", "10.96.0.1:80"));
+        ways.iter().map(Route::to_string).collect::<Vec<_>>()
+    };
+    node.set(&name("web"), Some(&sticky(&[2, 3])));
+    assert_eq!(remembered(node.table()), ["10.244.1.3:8080"]);
+
+    node.planner.set(&name("web"), Family::Ip, Some(&sticky(&[2, 4])));
+    node.commit();
+
+    assert!(node.table().maps["slots"].elements.contains_key(&Key::Number(0xc000_0002)));
+    let mut moved = remembered(node.table());
+    moved.sort();
+    assert_eq!(moved, ["10.244.1.2:8080", "10.244.1.4:8080"]);
+    while !node.planner.is_settled() {
+        node.planner.retire();
+    }
+    node.commit();
+    assert!(node.table().maps["departed"].elements.is_empty());
+}
+
+#[test]
 fn beyond_a_thousand_timeouts_a_service_is_served_without_affinity() {
     let mut node = Node::new(&Settings::default());
     let ip = |n: u32| IpAddr::from((0x0a60_0000 + n).to_be_bytes()).to_string();
