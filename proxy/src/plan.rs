@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!  prerouting ─┐                                       ┌─▶ rr-1-…, … next slot in turn ─┐
-//!              ├▶ services ─▶ cluster-ip ────────┐     │                                ▼
-//!  output ─────┘           ├▶ external-ip ─┐     ├▶ dispatch ──── one backend: a slot ─▶ pick ─▶ DNAT
+//!              ├▶ services ─▶ cluster-ip ───────────┐  │                                ▼
+//!  output ─────┘           ├▶ external-ip ─┐        ├▶ dispatch ── one backend: a slot ─▶ pick ─▶ DNAT
 //!                          └▶ node-port ───┴▶ external ├─▶ affinity-… known client, or in turn ─▲
 //!                                                      └─▶ nobody: rejected, or dropped
 //!  postrouting: masquerade        forward, filter-output: what is for a cluster IP and was not served
 //! ```
 //!
 //! An address of a service leads to a number, which travels in the packet's priority: a *slot* (an endpoint), a *class*
-//! (a rule that goes round a range of slots), or the identity of a sticky service. All that changes with services and
+//! (a rule that chooses from a range of slots), the identity of a sticky service, or one that stands for others (a *split* for
+//! traffic policies, a *guard* for source ranges). All that changes with services and
 //! endpoints are elements of a constant number of maps; classes are made in lots and kept.
 //!
 //! A change is committed in steps. Chains that are new come before anything leads to them ([`Planner::take_chains`]). Then everything

@@ -243,6 +243,7 @@ fn everything(family: Family) -> Table {
             rule([Statement::VerdictMap(priority("classes", !7))]),
             rule([
                 Statement::Match(Match::PriorityBits { mask: 0xe000_0000, number: 0xa000_0000 }),
+                Statement::Match(Match::OtherPriorityBits { mask: 0xf000_0000, number: 0x9000_0000 }),
                 Statement::Match(Match::Link(LinkName::Prefix("fw".into()))),
                 Statement::SetPriority(priority("numbers", u32::MAX)),
                 goto("pick"),

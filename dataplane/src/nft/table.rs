@@ -165,6 +165,13 @@ pub enum Match {
         /// What they must be.
         number: u32,
     },
+    /// `meta priority & mask != number`.
+    OtherPriorityBits {
+        /// The bits that count.
+        mask: u32,
+        /// What they must not be.
+        number: u32,
+    },
     /// `ct status dnat`.
     DestinationRewritten,
     /// `ip daddr @set`.

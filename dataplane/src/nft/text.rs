@@ -296,6 +296,9 @@ impl Display for In<'_, Match> {
             Match::PriorityBits { mask, number } => {
                 write!(f, "meta priority & {} == {}", ClassId(*mask), ClassId(*number))
             }
+            Match::OtherPriorityBits { mask, number } => {
+                write!(f, "meta priority & {} != {}", ClassId(*mask), ClassId(*number))
+            }
             Match::DestinationIn(set) => write!(f, "{family} daddr @{set}"),
             Match::DestinationRewritten => write!(f, "ct status dnat"),
             Match::AddressesIn(set) => write!(f, "{family} saddr . {family} daddr @{set}"),

@@ -262,6 +262,7 @@ impl<'a> Walk<'a> {
             Match::Mark(bits) => self.mark & bits == *bits,
             Match::Priority(number) => self.priority == *number,
             Match::PriorityBits { mask, number } => self.priority & mask == *number,
+            Match::OtherPriorityBits { mask, number } => self.priority & mask != *number,
             Match::DestinationIn(set) => self.element(set, Key::Address(self.destination.ip())).is_some(),
             Match::DestinationRewritten => self.is_rewritten,
             Match::AddressesIn(set) => {

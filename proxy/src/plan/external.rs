@@ -9,13 +9,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane::nft::{Chain, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement};
+use dataplane::nft::{
+    Chain, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement, Verdict,
+};
 
 use super::{
     Settings, Surroundings,
     inheritance::Inheritance,
     journal::Journal,
-    layout::{DISPATCH, PICK, goto, kind, mark_for_masquerade, rule},
+    layout::{DISPATCH, goto, kind, mark_for_masquerade, rule},
     numbers::Numbers,
     settings, source_ranges,
 };
@@ -32,10 +34,10 @@ pub(super) const LOCAL: &str = "splits-local";
 pub(super) const EXTERNAL_IP: &str = "external-ip";
 /// The chain of packets to any address that is reached from outside.
 pub(super) const EXTERNAL: &str = "external";
-/// The chain of those whose policy is Local.
-pub(super) const EXTERNAL_LOCAL: &str = "external-local";
+/// The chain that says which of a split's numbers is meant.
+const SPLIT_UP: &str = "split";
 /// The chain of clients on this node, for which the policy does not count.
-pub(super) const NEARBY: &str = "near";
+const NEARBY: &str = "near";
 
 /// The maps of splits.
 pub(super) const MAPS: [(&str, SetType); 2] =
@@ -52,7 +54,8 @@ pub(super) fn find() -> Rule {
     rule([Statement::SetPriority(Source::ByService(EXTERNAL_VIPS.into())), goto(EXTERNAL_IP)])
 }
 
-/// The chains, with their names.
+/// The chains, with their names. The ones for guards and splits are passed by a jump and come back: all that leads to `dispatch` is
+/// walked by the kernel at every commit that adds a verdict (`nft_chain_validate`), so few rules do.
 pub(super) fn chains(
     family: Family,
     settings: &Settings,
@@ -60,30 +63,35 @@ pub(super) fn chains(
 ) -> [(&'static str, Chain); 5] {
     let number_in =
         |map: &'static str| Statement::SetPriority(Source::ByPriority { mask: u32::MAX, map: map.into() });
+    let jump = |chain: &'static str| Statement::Verdict(Verdict::Jump(chain.into()));
     let is_split = Statement::Match(Match::PriorityBits { mask: SPLIT_BITS, number: SPLIT });
+    let is_one = Statement::Match(Match::OtherPriorityBits { mask: SPLIT_BITS, number: SPLIT });
     let from_local_pods = settings::from_local_pods(family, settings, surroundings);
-    let mut by_client: Vec<_> = from_local_pods
+    let mut split: Vec<_> = from_local_pods
         .into_iter()
         .map(|condition| rule([Statement::Match(condition), goto(NEARBY)]))
         .collect();
-    by_client.push(rule([Statement::Match(Match::FromThisHost), mark_for_masquerade(), goto(NEARBY)]));
-    by_client.push(rule([number_in(LOCAL), goto(DISPATCH)]));
-    by_client.push(rule([goto(PICK)])); // which drops what a split removed too early would let slip through
-    let guarded = (source_ranges::GUARD, source_ranges::guard());
-    let [external_ip, external, external_local, near] = [
+    split.push(rule([Statement::Match(Match::FromThisHost), mark_for_masquerade(), goto(NEARBY)]));
+    split.push(rule([number_in(LOCAL)]));
+    [
         (
             EXTERNAL_IP,
-            vec![rule([source_ranges::has_guard(), goto(source_ranges::GUARD)]), rule([goto(EXTERNAL)])],
+            vec![rule([source_ranges::has_guard(), jump(source_ranges::GUARD)]), rule([goto(EXTERNAL)])],
         ),
+        (source_ranges::GUARD, source_ranges::guard()),
+        // A number that is none of dispatch's, because a split or a guard was removed too early, is dropped by `pick`.
         (
             EXTERNAL,
-            vec![rule([is_split, goto(EXTERNAL_LOCAL)]), rule([mark_for_masquerade(), goto(DISPATCH)])],
+            vec![
+                rule([is_one, mark_for_masquerade()]),
+                rule([is_split, jump(SPLIT_UP)]),
+                rule([goto(DISPATCH)]),
+            ],
         ),
-        (EXTERNAL_LOCAL, by_client),
-        (NEARBY, vec![rule([number_in(NEAR), goto(DISPATCH)]), rule([goto(PICK)])]),
+        (SPLIT_UP, split),
+        (NEARBY, vec![rule([number_in(NEAR)])]),
     ]
-    .map(|(name, rules)| (name, Chain { hook: None, rules }));
-    [external_ip, guarded, external, external_local, near]
+    .map(|(name, rules)| (name, Chain { hook: None, rules }))
 }
 
 /// One number for two.

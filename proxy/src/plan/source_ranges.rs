@@ -7,15 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::nft::{
-    Chain, ChainName, Data, DataType, Element, Key, KeyType, Match, SetType, Source, Statement, Verdict,
+    Chain, ChainName, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement, Verdict,
 };
 use ipnetwork::IpNetwork;
 
 use super::{
-    external::EXTERNAL,
     inheritance::Inheritance,
     journal::Journal,
-    layout::{PICK, goto, kind, rule},
+    layout::{kind, rule},
     numbers::Numbers,
 };
 
@@ -45,17 +44,15 @@ pub(super) fn has_guard() -> Statement {
     Statement::Match(Match::PriorityBits { mask: BITS, number: FIRST })
 }
 
-/// Lets those pass who may.
-pub(super) fn guard() -> Chain {
+/// Lets those pass who may, and says whom they are led to.
+pub(super) fn guard() -> Vec<Rule> {
     let by_number = |map: &'static str| Source::ByPriority { mask: u32::MAX, map: map.into() };
-    let rules = vec![
+    vec![
         // meta priority vmap @guards
         rule([Statement::VerdictMap(by_number(GUARDS))]),
-        // meta priority set meta priority map @guarded goto external
-        rule([Statement::SetPriority(by_number(GUARDED)), goto(EXTERNAL)]),
-        rule([goto(PICK)]), // which drops what a guard removed too early would let slip through
-    ];
-    Chain { hook: None, rules }
+        // meta priority set meta priority map @guarded
+        rule([Statement::SetPriority(by_number(GUARDED))]),
+    ]
 }
 
 /// Stands for a list of ranges: a hash of it.

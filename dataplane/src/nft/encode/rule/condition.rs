@@ -75,6 +75,10 @@ impl Expressions<'_> {
                 self.load_priority(R0, *mask);
                 self.compare(EQUAL, &number.to_ne_bytes());
             }
+            Match::OtherPriorityBits { mask, number } => {
+                self.load_priority(R0, *mask);
+                self.compare(NOT_EQUAL, &number.to_ne_bytes());
+            }
             Match::DestinationRewritten => {
                 const DST_NAT: u32 = 1 << 5;
                 self.has_connection_bit(STATUS, DST_NAT);
