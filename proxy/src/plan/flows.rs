@@ -41,7 +41,7 @@ pub enum Answerers {
 impl Answerers {
     /// Those of a service port.
     pub fn of(port: &ServicePort) -> Self {
-        Self::Endpoints { serving: port.serving.as_slice().into(), silent: port.silent.as_slice().into() }
+        Self::Endpoints { serving: shared(&port.serving), silent: shared(&port.silent) }
     }
 
     /// Says whether a flow must end. Connections that are established are left to their ends, unless they may be `reset` and the
@@ -61,6 +61,11 @@ impl Answerers {
             Self::Endpoints { serving, .. } => !contains(serving, answerer),
         }
     }
+}
+
+/// Mostly none are silent, and an empty list takes no memory.
+fn shared(addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
+    if addresses.is_empty() { Arc::default() } else { addresses.into() }
 }
 
 fn contains(sorted: &[SocketAddr], address: SocketAddr) -> bool {
@@ -140,6 +145,26 @@ impl Suspects {
         } else if !later.is_empty() {
             self.addresses.extend(later.addresses);
             self.node_port_networks = later.node_port_networks;
+        }
+    }
+
+    /// Splits off the addresses of TCP: a client that waits for an answer sends again after a second at the earliest (RFC 6298 §2.1), so
+    /// they are in no hurry.
+    #[must_use]
+    pub fn split_off_tcp(&mut self) -> Self {
+        let (tcp, others) = std::mem::take(&mut self.addresses)
+            .into_iter()
+            .partition(|((_, key), _)| parts(key).is_some_and(|(_, protocol, _)| protocol == Protocol::Tcp));
+        self.addresses = others;
+        Self { addresses: tcp, node_port_networks: self.node_port_networks.clone() }
+    }
+
+    /// Takes over what is newer of the same addresses.
+    pub fn renew(&mut self, newer: &Self) {
+        for (address, answerers) in &mut self.addresses {
+            if let Some(newer) = newer.addresses.get(address) {
+                answerers.clone_from(newer);
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! In: a [`Backlog`], to which each commit adds the addresses that it was about. Out: no flow to any of them but to endpoints that may
 //! answer. A look is one walk of the kernel over all it tracks, so it is taken on a thread of its own, and for all addresses that have
-//! gathered since the last; no commit waits for it. Every address is looked at twice:
+//! gathered since the last; no commit waits for it.
 //!
 //! ```text
-//! commit ─▶ first look, at once if none was taken of late
-//!     ≥ 100 ms ─▶ second look: a packet that read the old rules just before the commit has begun its flow by now
+//! commit ─▶ UDP, SCTP: first look, at once if none was taken of late
+//!     ≥ 100 ms ─▶      second look: a packet that read the old rules just before the commit has begun its flow by now
+//!     ≥ 400 ms ─▶ TCP: the only look: a client that waits for an answer sends again after a second
 //! ```
 
 use std::{
@@ -30,7 +31,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::pace::{Outcome, Pace, SETTLED};
+use super::{
+    at,
+    pace::{Outcome, Pace, SETTLED},
+};
 use crate::plan::flows::{OwnAddresses, Suspects};
 
 #[cfg(test)]
@@ -38,6 +42,9 @@ mod tests;
 
 /// How many times as long as a look took we rest before the next: it keeps a processor from its packets.
 const REST: u32 = 10;
+
+/// How long TCP addresses wait for others, so that there are few looks: all that wait are looked at before their clients send again.
+const TCP_AFTER: Duration = Duration::from_millis(400);
 
 /// Addresses that are yet to be looked at. Every clone is the same backlog.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +71,49 @@ impl Backlog {
 
     fn lock(&self) -> MutexGuard<'_, Suspects> {
         self.0.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be looked at when.
+#[derive(Debug, Default)]
+struct Round {
+    /// At the next look: for the second time, or because the last failed.
+    again: Suspects,
+    /// TCP addresses, and when they are looked at.
+    tcp: Suspects,
+    tcp_at: Option<Instant>,
+    /// TCP addresses that have come since, and are looked at after those.
+    more_tcp: Suspects,
+}
+
+impl Round {
+    /// Takes in what is new, and says what is to be looked at now. Every address is to be looked at after [`SETTLED`] again or for
+    /// the first time.
+    fn begin(&mut self, mut fresh: Suspects, now: Instant) -> Suspects {
+        let tcp = fresh.split_off_tcp();
+        self.tcp.renew(&tcp);
+        self.more_tcp.extend(tcp);
+        let mut suspects = mem::replace(&mut self.again, fresh.clone());
+        suspects.extend(fresh);
+        if self.tcp_at.is_some_and(|at| at <= now) {
+            suspects.extend(mem::take(&mut self.tcp));
+            self.tcp_at = None;
+        }
+        if self.tcp_at.is_none() && !self.more_tcp.is_empty() {
+            self.tcp = mem::take(&mut self.more_tcp);
+            self.tcp_at = Some(now + TCP_AFTER);
+        }
+        suspects
+    }
+
+    /// When something is to be looked at, if nothing comes.
+    fn next_at(&self) -> Option<Instant> {
+        self.tcp_at
+    }
+
+    /// Says whether nothing is left to look at.
+    fn is_over(&self) -> bool {
+        self.again.is_empty() && self.tcp_at.is_none()
     }
 }
 
@@ -110,33 +160,38 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
     }
 
     async fn follow(&mut self) {
-        let mut again = Suspects::default();
+        let mut round = Round::default();
         loop {
-            let fresh = self.backlog.take();
-            if again.is_empty() && fresh.is_empty() {
-                self.backlog.0.is_news.notified().await;
+            let suspects = Arc::new(round.begin(self.backlog.take(), Instant::now()));
+            if suspects.is_empty() {
+                tokio::select! {
+                    () = self.backlog.0.is_news.notified() => {}
+                    () = at(round.next_at()) => {}
+                }
                 continue;
             }
             let began = Instant::now();
-            let mut suspects = again;
-            suspects.extend(fresh.clone());
-            let suspects = Arc::new(suspects);
             let looked = self.look(&suspects).await;
             let took = began.elapsed();
             let rest = match looked {
                 Ok(ended) => {
-                    debug!(fresh = fresh.len(), took_ms = took.as_millis(), "looked flows through");
+                    let again = !round.is_over();
+                    debug!(
+                        addresses = suspects.len(),
+                        again,
+                        took_ms = took.as_millis(),
+                        "looked flows through"
+                    );
                     if ended > 0 {
                         info!(flows = ended, "ended flows that led astray");
                     }
                     self.last_error = None;
                     self.pace.after(Outcome::Done);
-                    again = fresh;
                     SETTLED.max(took.saturating_mul(REST))
                 }
                 Err(error) => {
                     self.complain(&*error);
-                    again = Arc::unwrap_or_clone(suspects);
+                    round.again.extend(Arc::unwrap_or_clone(suspects));
                     self.pace.after(Outcome::Failed).unwrap_or(Duration::ZERO)
                 }
             };

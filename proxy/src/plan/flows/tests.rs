@@ -290,6 +290,28 @@ fn filters_are_as_narrow_as_they_can_be_in_one_walk_of_each_kind() {
 }
 
 #[test]
+fn tcp_can_wait_and_is_judged_by_the_newest_then() {
+    let mut planner = Planner::new(&Family::ALL, &Settings::default());
+    let mut take = |protocol, endpoints: &[u8]| {
+        planner.set(&name("dns", protocol), Family::Ip, Some(&port("10.96.0.10", endpoints)));
+        planner.take_suspects()
+    };
+    let mut both = take(Protocol::Tcp, &[1]);
+    both.extend(take(Protocol::Udp, &[1]));
+    let waiting = flow(Protocol::Tcp, "10.96.0.10:53", "10.244.1.2:5353");
+
+    let mut tcp = both.split_off_tcp();
+    assert_eq!((both.len(), tcp.len()), (1, 1));
+    Changed(both).keeps(&waiting).ends(&udp("10.96.0.10:53", "10.244.1.2:5353"));
+    assert!(tcp.condemn(&waiting, &own(), false));
+
+    tcp.renew(&take(Protocol::Tcp, &[2]));
+    tcp.renew(&take(Protocol::Udp, &[3]));
+    assert_eq!(tcp.len(), 1);
+    Changed(tcp).keeps(&waiting);
+}
+
+#[test]
 fn no_filter_holds_back_what_is_condemned() {
     let ports = BTreeMap::from([("a", "10.96.0.10"), ("b", "10.96.0.11"), ("c", "10.96.0.12")]);
     let mut planner = Planner::new(&Family::ALL, &Settings::default());

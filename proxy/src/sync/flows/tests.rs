@@ -94,6 +94,10 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+fn tcp(client_port: u16, answerer: &str) -> Flow {
+    Flow { protocol: Protocol::Tcp, is_answered: false, ..flow(client_port, answerer) }
+}
+
 fn flow(client_port: u16, answerer: &str) -> Flow {
     let client = SocketAddr::new([10, 244, 9, 9].into(), client_port);
     Flow {
@@ -108,8 +112,12 @@ fn flow(client_port: u16, answerer: &str) -> Flow {
 
 /// The one address, and who may answer there.
 fn suspects(answerer: &str) -> Suspects {
+    suspects_of(Protocol::Udp, answerer)
+}
+
+fn suspects_of(protocol: Protocol, answerer: &str) -> Suspects {
     let mut suspects = Suspects::default();
-    let key = Key::Service([10, 96, 0, 10].into(), Protocol::Udp, 53);
+    let key = Key::Service([10, 96, 0, 10].into(), protocol, 53);
     let serving = [at(answerer)].into();
     suspects.add(Family::Ip, key, Answerers::Endpoints { serving, silent: [].into() });
     suspects
@@ -184,6 +192,39 @@ async fn changes_that_follow_each_other_share_their_looks() {
 
     let lists = conntrack.lists();
     assert!((9..=12).contains(&lists), "{lists} looks in a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tcp_is_looked_at_once_for_each_change_before_clients_send_again() {
+    let conntrack = Shared::of(vec![tcp(1, "10.244.1.1:5353")]).with(|kept| kept.late = None);
+    let backlog = Backlog::default();
+    start(&backlog, &conntrack);
+    let began = Instant::now();
+
+    for _ in 0..1_000 {
+        backlog.add(suspects_of(Protocol::Tcp, "10.244.1.2:5353"));
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(Duration::from_hours(1)).await;
+
+    let listed_at = conntrack.0.lock().unwrap().listed_at.clone();
+    let after: Vec<_> = listed_at.iter().map(|at| (*at - began).as_millis() / 100).collect();
+    assert_eq!(after, [4, 8, 12, 16]); // in tenths of a second; the last change came after one, and was seen to before two
+    assert_eq!(conntrack.left(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tcp_is_judged_by_the_newest_when_its_time_comes() {
+    let conntrack = Shared::of(vec![tcp(1, "10.244.1.1:5353"), tcp(2, "10.244.1.2:5353")]);
+    let backlog = Backlog::default();
+    start(&backlog, &conntrack);
+
+    backlog.add(suspects_of(Protocol::Tcp, "10.244.1.1:5353"));
+    sleep(Duration::from_millis(200)).await;
+    backlog.add(suspects_of(Protocol::Tcp, "10.244.1.2:5353"));
+
+    listed(&conntrack, 1).await;
+    assert_eq!(conntrack.left(), ["10.244.1.2:5353"]);
 }
 
 #[tokio::test(start_paused = true)]
