@@ -80,6 +80,8 @@ pub struct OwnAddresses(pub BTreeSet<IpAddr>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
     addresses: BTreeMap<(Family, Key), Answerers>,
+    /// TCP addresses that packets were led nowhere from: what is tried there again meanwhile is refused, for want of a translation.
+    at_once: BTreeSet<(Family, Key)>,
     /// The networks that node ports are served in, for each family where they are not served on all addresses of the machine.
     node_port_networks: BTreeMap<Family, Vec<IpNetwork>>,
 }
@@ -123,6 +125,9 @@ impl Suspects {
         let answerers = port.map(Answerers::of);
         for (key, answerers) in now.into_iter().zip(answerers.into_iter().cycle()) {
             self.add(family, key, answerers);
+            if !before.contains(&key) {
+                self.at_once.extend(is_tcp(&key).then_some((family, key)));
+            }
         }
     }
 
@@ -130,6 +135,7 @@ impl Suspects {
     pub(super) fn add_all(&mut self, family: Family, planner: &FamilyPlanner) {
         for (_, key, _) in planner.vips.elements().filter(|(_, key, _)| parts(key).is_some()) {
             self.addresses.entry((family, key)).or_insert(Answerers::AnyoneElse);
+            self.at_once.extend(is_tcp(&key).then_some((family, key)));
         }
     }
 
@@ -144,19 +150,21 @@ impl Suspects {
             *self = later;
         } else if !later.is_empty() {
             self.addresses.extend(later.addresses);
+            self.at_once.extend(later.at_once);
             self.node_port_networks = later.node_port_networks;
         }
     }
 
-    /// Splits off the addresses of TCP: a client that waits for an answer sends again after a second at the earliest (RFC 6298 §2.1), so
-    /// they are in no hurry.
+    /// Splits off the addresses of TCP that led elsewhere before, or lead nowhere now: a client that waits for an answer sends again after a
+    /// second at the earliest (RFC 6298 §2.1), so they are in no hurry.
     #[must_use]
     pub fn split_off_tcp(&mut self) -> Self {
+        let at_once = std::mem::take(&mut self.at_once);
         let (tcp, others) = std::mem::take(&mut self.addresses)
             .into_iter()
-            .partition(|((_, key), _)| parts(key).is_some_and(|(_, protocol, _)| protocol == Protocol::Tcp));
+            .partition(|(address, _)| is_tcp(&address.1) && !at_once.contains(address));
         self.addresses = others;
-        Self { addresses: tcp, node_port_networks: self.node_port_networks.clone() }
+        Self { addresses: tcp, at_once: BTreeSet::new(), node_port_networks: self.node_port_networks.clone() }
     }
 
     /// Takes over what is newer of the same addresses.
@@ -212,6 +220,10 @@ impl Suspects {
         own.0.contains(&to)
             && networks.is_none_or(|networks| networks.iter().any(|network| network.contains(to)))
     }
+}
+
+fn is_tcp(key: &Key) -> bool {
+    parts(key).is_some_and(|(_, protocol, _)| protocol == Protocol::Tcp)
 }
 
 /// What a key says of the packets that it stands for.

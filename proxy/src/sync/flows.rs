@@ -7,7 +7,8 @@
 //! ```text
 //! commit ─▶ UDP, SCTP: first look, at once if none was taken of late
 //!     ≥ 100 ms ─▶      second look: a packet that read the old rules just before the commit has begun its flow by now
-//!     ≥ 400 ms ─▶ TCP: the only look: a client that waits for an answer sends again after a second
+//!     ≥ 400 ms ─▶ TCP: the only look: a client that waits for an answer sends again after a second.
+//!                      Addresses that are new are looked at as those of UDP are
 //! ```
 
 use std::{
@@ -90,9 +91,9 @@ impl Round {
     /// Takes in what is new, and says what is to be looked at now. Every address is to be looked at after [`SETTLED`] again or for
     /// the first time.
     fn begin(&mut self, mut fresh: Suspects, now: Instant) -> Suspects {
-        let tcp = fresh.split_off_tcp();
-        self.tcp.renew(&tcp);
-        self.more_tcp.extend(tcp);
+        self.tcp.renew(&fresh);
+        self.more_tcp.renew(&fresh);
+        self.more_tcp.extend(fresh.split_off_tcp());
         let mut suspects = mem::replace(&mut self.again, fresh.clone());
         suspects.extend(fresh);
         if self.tcp_at.is_some_and(|at| at <= now) {

@@ -296,6 +296,8 @@ fn tcp_can_wait_and_is_judged_by_the_newest_then() {
         planner.set(&name("dns", protocol), Family::Ip, Some(&port("10.96.0.10", endpoints)));
         planner.take_suspects()
     };
+    let new = take(Protocol::Tcp, &[1, 2]).split_off_tcp();
+    assert!(new.is_empty(), "what was led nowhere so far cannot wait");
     let mut both = take(Protocol::Tcp, &[1]);
     both.extend(take(Protocol::Udp, &[1]));
     let waiting = flow(Protocol::Tcp, "10.96.0.10:53", "10.244.1.2:5353");
