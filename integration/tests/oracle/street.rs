@@ -26,7 +26,7 @@ use dataplane::{
 use fairway_lab::{
     host::Host,
     wait,
-    wire::{self, ACK, Datagram, Packet, RST, SYN, Segment},
+    wire::{self, ACK, Datagram, Echo, Packet, RST, SYN, Segment},
 };
 use ipnetwork::IpNetwork;
 use socket2::{Domain, Socket, Type};
@@ -80,6 +80,8 @@ pub(crate) enum Seen {
     ArrivedAtNode { port: u16 },
     /// Its sender was told that nobody answers.
     Refused,
+    /// Its sender, who pinged, was answered.
+    Answered,
 }
 
 /// The node and its neighbours, in one family. They live as long as the sockets that were opened on them.
@@ -155,7 +157,7 @@ impl Street {
         for sender in fences.iter().copied() {
             let destination =
                 SocketAddr::new(REST.own[0][usize::from(self.family == Family::Ip6)].parse().unwrap(), 9);
-            self.shoot(&Shot { sender, protocol: Protocol::Udp, destination });
+            self.shoot(&Shot { sender, payload: Payload::Transport(Protocol::Udp), destination });
         }
         let mut seen: BTreeMap<u32, BTreeSet<Seen>> = BTreeMap::new();
         let mut await_all = |ids: &[u32], patience| {
@@ -188,9 +190,13 @@ impl Street {
         let port = 1_024 + u16::try_from(id % 60_000).unwrap();
         let from = SocketAddr::new(shot.source(self.family), port);
         let to = shot.destination;
-        let packet = match shot.protocol {
-            Protocol::Udp => Datagram { from, to, data: tagged(id).to_be_bytes().to_vec() }.bytes(),
-            _ => Segment { from, to, sequence: tagged(id), acknowledgement: 0, flags: SYN }.bytes(),
+        let data = tagged(id).to_be_bytes().to_vec();
+        let packet = match shot.payload {
+            Payload::EchoRequest => Echo { from, to: to.ip(), is_reply: false, data }.bytes(),
+            Payload::Transport(Protocol::Udp) => Datagram { from, to, data }.bytes(),
+            Payload::Transport(_) => {
+                Segment { from, to, sequence: tagged(id), acknowledgement: 0, flags: SYN }.bytes()
+            }
         };
         // What is refused or dropped on the very node is told by the call, too.
         let _ = wire::send(&self.senders[&shot.sender], &packet, to.ip());
@@ -281,13 +287,20 @@ fn told_by(packet: Packet, is_at_node: bool) -> Option<(u32, Seen)> {
             let number = u32::from_be_bytes(data.try_into().ok()?);
             Some((untagged(number)?, arrived(from, to)))
         }
-        Packet::Unreachable(about) => match *about {
-            Packet::Segment(segment) => Some((untagged(segment.sequence)?, Seen::Refused)),
-            Packet::Datagram(datagram) => {
-                Some((untagged(u32::from_be_bytes(datagram.data.try_into().ok()?))?, Seen::Refused))
-            }
-            Packet::Unreachable(_) => None,
-        },
+        Packet::Echo(Echo { from, to, is_reply, data }) => {
+            let seen = if is_reply { Seen::Answered } else { arrived(from, SocketAddr::new(to, 0)) };
+            Some((untagged(u32::from_be_bytes(data.try_into().ok()?))?, seen))
+        }
+        Packet::Unreachable(about) => {
+            let id = match *about {
+                Packet::Segment(segment) => untagged(segment.sequence)?,
+                Packet::Datagram(Datagram { data, .. }) | Packet::Echo(Echo { data, .. }) => {
+                    untagged(u32::from_be_bytes(data.try_into().ok()?))?
+                }
+                Packet::Unreachable(_) => return None,
+            };
+            Some((id, Seen::Refused))
+        }
     }
 }
 
@@ -362,7 +375,7 @@ impl Shot {
     pub(crate) fn packet(&self, family: Family) -> dataplane::nft::Packet {
         dataplane::nft::Packet {
             link: Street::link(self.sender).map(Into::into),
-            payload: Payload::Transport(self.protocol),
+            payload: self.payload,
             source: self.source(family),
             destination: self.destination,
             host: Street::node_addresses(family),
