@@ -46,7 +46,8 @@ pub(crate) struct Shot {
     pub(crate) destination: SocketAddr,
 }
 
-const SENDERS: [Sender; 5] =
+/// All of them.
+pub(crate) const SENDERS: [Sender; 5] =
     [Sender::Node, Sender::Stranger(0), Sender::Stranger(1), Sender::Pod(0), Sender::Pod(1)];
 
 const CLUSTER_IPS: [[&str; 2]; 3] =
@@ -123,11 +124,11 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
         1 => Just(ExternalIps::Within(vec![network(FEW_EXTERNAL_IPS)])),
     ];
     let masquerade_all = proptest::bool::weighted(0.2);
-    let switches = (masquerade_all, any::<bool>());
+    let switches = (masquerade_all, any::<bool>(), any::<bool>());
     let surroundings = (any::<bool>(), any::<bool>());
     (local_pods, node_port_addresses, external_ips, switches, surroundings).prop_map(
         move |(local_pods, node_port_addresses, external_ips, switches, surroundings)| {
-            let (masquerade_all, ping_cluster_ips) = switches;
+            let (masquerade_all, ping_cluster_ips, localhost_node_ports) = switches;
             let (has_pod_cidr, has_service_cidr) = surroundings;
             let settings = Settings {
                 local_pods,
@@ -135,6 +136,7 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
                 external_ips,
                 masquerade_all,
                 ping_cluster_ips,
+                localhost_node_ports,
                 ..Settings::default()
             };
             let list = |is_there: bool, pair| if is_there { vec![network(pair)] } else { Vec::new() };
