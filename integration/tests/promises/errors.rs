@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
 };
 
 use dataplane::packet::Family;
@@ -14,7 +13,7 @@ use fairway_lab::{
 };
 
 use crate::{
-    bed::{Bed, on},
+    bed::{Bed, SILENCE, on},
     raw::{Listener, ping, send},
 };
 
@@ -175,20 +174,20 @@ fairway_lab::sandbox_tests! {
     fn a_cluster_ip_answers_ping_on_demand_while_somebody_is_behind_it() {
         let mut bed = Bed::start(&["--ping-cluster-ips"]);
         bed.serve("web", WEB, &[on("c")]);
-        let pinged = |bed: &Bed, from| {
+        let pinged = |bed: &Bed, from, patience| {
             let to = Family::ALL.map(|family| bed.address("web", family));
-            bed.netns(from).run(|| to.map(|to| ping(to, Duration::from_millis(300)))).unwrap()
+            bed.netns(from).run(|| to.map(|to| ping(to, patience))).unwrap()
         };
 
-        assert_eq!(pinged(&bed, "client"), ["echo"; 2]);
-        assert_eq!(pinged(&bed, "w1"), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "client", PATIENCE), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "w1", PATIENCE), ["echo"; 2]);
 
         bed.back("web", &[]);
-        assert!(!pinged(&bed, "client").contains(&"echo"));
+        assert!(!pinged(&bed, "client", SILENCE).contains(&"echo"));
         bed.back("web", &[on("a")]);
-        assert_eq!(pinged(&bed, "client"), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "client", PATIENCE), ["echo"; 2]);
 
         bed.restart(&[]);
-        assert!(!pinged(&bed, "client").contains(&"echo"));
+        assert!(!pinged(&bed, "client", SILENCE).contains(&"echo"));
     }
 }
