@@ -46,9 +46,7 @@ const PODS: [(&str, &str); 6] =
     [("client", "w1"), ("a", "w1"), ("b", "w1"), ("c", "w2"), ("d", "w2"), ("client2", "w2")];
 
 /// What the nodes are told.
-const PARAMETERS: [(&str, &str); 3] = [
-    // What a node's end of a pod's link waits for before it asks for the pod's neighbour address is not asked here.
-    ("net/ipv6/conf/default/dad_transmits", "0"),
+const PARAMETERS: [(&str, &str); 2] = [
     // Strangers come and go by one link. Who tells them so holds other errors back for a second (kernel `route.c`,
     // `ip_rt_send_redirect`).
     ("net/ipv4/conf/all/send_redirects", "0"),
