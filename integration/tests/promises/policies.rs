@@ -53,6 +53,7 @@ fairway_lab::sandbox_tests! {
         for to in ON_W2 {
             bed.check("stranger", to, ["a sees w2", "c sees w2"]);
         }
+        bed.check("client", "w2:30080", ["a sees w2", "c sees w2"]);
         bed.check("client", "web:80", ["a sees client", "c sees client"]);
     }
 
