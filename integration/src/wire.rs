@@ -43,6 +43,19 @@ pub struct Datagram {
     pub data: Vec<u8>,
 }
 
+/// A ping, or the answer to one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Echo {
+    /// Who is said to have sent it; in place of a port, what the one who pings is told by.
+    pub from: SocketAddr,
+    /// Where to, in the same family.
+    pub to: IpAddr,
+    /// Whether it is the answer.
+    pub is_reply: bool,
+    /// What it carries.
+    pub data: Vec<u8>,
+}
+
 /// What a packet says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packet {
@@ -50,6 +63,8 @@ pub enum Packet {
     Segment(Segment),
     /// UDP.
     Datagram(Datagram),
+    /// ICMP: an echo is asked for, or sent back.
+    Echo(Echo),
     /// An ICMP error: a destination is unreachable. Holds the packet that it is about.
     Unreachable(Box<Packet>),
 }
@@ -73,9 +88,9 @@ impl Segment {
         segment.extend(self.sequence.to_be_bytes());
         segment.extend(self.acknowledgement.to_be_bytes());
         segment.extend([0x50, self.flags, 0xff, 0xff]); // header of 20 bytes, window
-        with_checksum(&mut segment, Protocol::Tcp, self.from.ip(), self.to.ip());
+        with_checksum(&mut segment, Protocol::Tcp.number(), 2, self.from.ip(), self.to.ip());
         segment.extend([0, 0]); // no urgent data
-        packet(Protocol::Tcp, self.from.ip(), self.to.ip(), &segment)
+        packet(Protocol::Tcp.number(), self.from.ip(), self.to.ip(), &segment)
     }
 }
 
@@ -85,21 +100,50 @@ impl Datagram {
         let length = u16::try_from(8 + self.data.len()).unwrap_or(u16::MAX);
         let mut datagram = [self.from.port(), self.to.port(), length].map(u16::to_be_bytes).concat();
         let mut whole = [datagram.as_slice(), &self.data].concat();
-        with_checksum(&mut whole, Protocol::Udp, self.from.ip(), self.to.ip());
+        with_checksum(&mut whole, Protocol::Udp.number(), 0, self.from.ip(), self.to.ip());
         let checksum = whole.split_off(whole.len() - 2);
         datagram.extend(checksum);
         datagram.extend(&self.data);
-        packet(Protocol::Udp, self.from.ip(), self.to.ip(), &datagram)
+        packet(Protocol::Udp.number(), self.from.ip(), self.to.ip(), &datagram)
+    }
+}
+
+/// What ICMP calls itself, its errors, its pings and their answers: RFC 792, RFC 4443.
+struct Icmp {
+    number: u8,
+    unreachable: u8,
+    request: u8,
+    reply: u8,
+}
+
+const ICMP: Icmp = Icmp { number: 1, unreachable: 3, request: 8, reply: 0 };
+const ICMPV6: Icmp = Icmp { number: 58, unreachable: 1, request: 128, reply: 129 };
+
+impl Echo {
+    /// The packet, IP header and all.
+    pub fn bytes(&self) -> Vec<u8> {
+        let icmp = if self.to.is_ipv4() { ICMP } else { ICMPV6 };
+        let kind = if self.is_reply { icmp.reply } else { icmp.request };
+        let rest = [&self.from.port().to_be_bytes()[..], &[0, 1], &self.data].concat(); // the first of its kind
+        let mut whole = [&[kind, 0][..], &rest].concat();
+        let checksum = if self.to.is_ipv4() {
+            checksum(&whole).to_be_bytes().to_vec()
+        } else {
+            with_checksum(&mut whole, icmp.number, 0, self.from.ip(), self.to);
+            whole.split_off(whole.len() - 2)
+        };
+        let payload = [vec![kind, 0], checksum, rest].concat();
+        packet(icmp.number, self.from.ip(), self.to, &payload)
     }
 }
 
 /// Puts an IP header before a transport's packet.
-fn packet(protocol: Protocol, from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
+fn packet(protocol: u8, from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
     let mut packet = match to {
         // The kernel adds length, identification and checksum: raw(7).
-        IpAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol.number(), 0, 0],
-        IpAddr::V6(_) => [&[0x60, 0, 0, 0], &length[..], &[protocol.number(), 64]].concat(),
+        IpAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0],
+        IpAddr::V6(_) => [&[0x60, 0, 0, 0], &length[..], &[protocol, 64]].concat(),
     };
     packet.extend(octets(from));
     packet.extend(octets(to));
@@ -122,13 +166,17 @@ pub fn read(family: Family, packet: &[u8]) -> Option<Packet> {
 
 /// Reads what follows an IP header with this protocol number and these addresses.
 pub fn read_payload(family: Family, number: u8, from: IpAddr, to: IpAddr, bytes: &[u8]) -> Option<Packet> {
-    /// `icmp` and `icmpv6`, and the type that says that a destination is unreachable: RFC 792, RFC 4443.
-    const UNREACHABLE: [(u8, u8); 2] = [(1, 3), (58, 1)];
-    if UNREACHABLE.iter().any(|(icmp, _)| *icmp == number) {
-        let is_error = UNREACHABLE.contains(&(number, *bytes.first()?));
-        return read(family, bytes.get(8..)?)
-            .filter(|_| is_error)
-            .map(|inner| Packet::Unreachable(inner.into()));
+    if let Some(icmp) = [ICMP, ICMPV6].into_iter().find(|icmp| icmp.number == number) {
+        let kind = *bytes.first()?;
+        if kind == icmp.unreachable {
+            return read(family, bytes.get(8..)?).map(|inner| Packet::Unreachable(inner.into()));
+        }
+        let is_reply = kind == icmp.reply;
+        let echo = || {
+            let from = SocketAddr::new(from, half(bytes, 4)?);
+            Some(Packet::Echo(Echo { from, to, is_reply, data: bytes.get(8..)?.to_vec() }))
+        };
+        return if is_reply || kind == icmp.request { echo() } else { None };
     }
     let from = SocketAddr::new(from, half(bytes, 0)?);
     let to = SocketAddr::new(to, half(bytes, 2)?);
@@ -169,12 +217,10 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// Adds the checksum of a transport's packet and its pseudo header (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1) at its end: a
-/// sum does not care where its parts stand.
-fn with_checksum(payload: &mut Vec<u8>, protocol: Protocol, from: IpAddr, to: IpAddr) {
-    let length =
-        u16::try_from(payload.len() + 2 + usize::from(protocol == Protocol::Tcp) * 2).unwrap_or(u16::MAX);
-    let pseudo =
-        [octets(from), octets(to), vec![0, protocol.number()], length.to_be_bytes().to_vec()].concat();
+/// sum does not care where its parts stand. So many `zeros` are still to follow.
+fn with_checksum(payload: &mut Vec<u8>, protocol: u8, zeros: usize, from: IpAddr, to: IpAddr) {
+    let length = u16::try_from(payload.len() + 2 + zeros).unwrap_or(u16::MAX);
+    let pseudo = [octets(from), octets(to), vec![0, protocol], length.to_be_bytes().to_vec()].concat();
     let checksum = checksum(&[pseudo, payload.clone()].concat());
     payload.extend(checksum.to_be_bytes());
 }
@@ -209,7 +255,9 @@ mod tests {
             let (from, to) = (address(from), address(to));
             let segment = Segment { from, to, sequence: 0x1234_5678, acknowledgement: 9, flags: SYN | ACK };
             let datagram = Datagram { from, to, data: b"who are you?".to_vec() };
+            let echo = Echo { from, to: to.ip(), is_reply: false, data: vec![1, 2, 3, 4] };
 
+            assert_eq!(read(family, &echo.bytes()), Some(Packet::Echo(echo)));
             assert_eq!(read(family, &segment.bytes()), Some(Packet::Segment(segment)));
             assert_eq!(read(family, &datagram.bytes()), Some(Packet::Datagram(datagram)));
         }

@@ -27,8 +27,9 @@ use dataplane::{
 };
 use fairway_lab::{host::Host, row::Row, syn, wait};
 use proxy::{
-    plan::{Planner, Settings},
+    plan::{LocalPods, Planner, Settings},
     service_port::{Balancing, Endpoint, Family, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+    surroundings::Surroundings,
     sync::{Services as _, services::Nftables},
 };
 
@@ -49,7 +50,7 @@ const AT_ONCE: usize = 250;
 /// Switches in one flood without which it shows nothing.
 const FEWEST_SWITCHES: u32 = 500;
 
-/// The same where a switch writes a table of hashes.
+/// The same where a switch writes a table of hashes, or the rules that every packet passes.
 const FEWEST_LARGE_SWITCHES: u32 = 50;
 
 /// What a flood came to.
@@ -314,6 +315,30 @@ fairway_lab::sandbox_tests! {
 
     fn no_new_connection_is_lost_while_a_sticky_service_is_balanced_otherwise() {
         nothing_is_lost(every_balancing(Some(10_800)), FEWEST_LARGE_SWITCHES);
+    }
+
+    fn no_new_connection_is_lost_while_the_node_s_surroundings_change() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let surroundings = [
+            (networks(&[]), networks(&["10.96.0.0/16"])),
+            (networks(&["10.244.1.0/24"]), networks(&["10.96.0.0/16", "10.97.0.0/16"])),
+            (networks(&["10.244.2.0/24"]), networks(&[])),
+        ];
+        let mut surroundings = surroundings.into_iter().cycle();
+        let row = row();
+        let settings = Settings { local_pods: LocalPods::NodeCidr, ..Settings::default() };
+        let mut services = Nftables::new(nftables(&row), &[Family::Ip], &settings);
+        services.begin().unwrap();
+
+        let flood = flood(&row, NODE_PORT, every_policy(with_node_port), |port| {
+            let (pod_cidrs, service_cidrs) = surroundings.next().unwrap();
+            services.surround(&Surroundings { pod_cidrs, service_cidrs, node_ips: Vec::new() });
+            services.set(&name(), Family::Ip, Some(port));
+            services.commit().unwrap();
+        });
+
+        assert!(flood.switches >= FEWEST_LARGE_SWITCHES, "{flood:?}");
+        assert_eq!(flood.arrived, flood.sent, "{flood:?}");
     }
 
     fn no_new_connection_is_lost_at_a_cluster_ip_while_policies_types_and_affinity_change() {

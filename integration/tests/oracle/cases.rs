@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::{
-    nft::LinkName,
+    nft::{LinkName, Payload},
     packet::{Family, Protocol},
 };
 use ipnetwork::IpNetwork;
@@ -41,11 +41,13 @@ pub(crate) enum Sender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shot {
     pub(crate) sender: Sender,
-    pub(crate) protocol: Protocol,
+    pub(crate) payload: Payload,
+    /// A ping's has port 0.
     pub(crate) destination: SocketAddr,
 }
 
-const SENDERS: [Sender; 5] =
+/// All of them.
+pub(crate) const SENDERS: [Sender; 5] =
     [Sender::Node, Sender::Stranger(0), Sender::Stranger(1), Sender::Pod(0), Sender::Pod(1)];
 
 const CLUSTER_IPS: [[&str; 2]; 3] =
@@ -122,21 +124,19 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
         1 => Just(ExternalIps::Within(vec![network(FEW_EXTERNAL_IPS)])),
     ];
     let masquerade_all = proptest::bool::weighted(0.2);
-    let (has_pod_cidr, has_service_cidr) = (any::<bool>(), any::<bool>());
-    (local_pods, node_port_addresses, external_ips, masquerade_all, has_pod_cidr, has_service_cidr).prop_map(
-        move |(
-            local_pods,
-            node_port_addresses,
-            external_ips,
-            masquerade_all,
-            has_pod_cidr,
-            has_service_cidr,
-        )| {
+    let switches = (masquerade_all, any::<bool>(), any::<bool>());
+    let surroundings = (any::<bool>(), any::<bool>());
+    (local_pods, node_port_addresses, external_ips, switches, surroundings).prop_map(
+        move |(local_pods, node_port_addresses, external_ips, switches, surroundings)| {
+            let (masquerade_all, ping_cluster_ips, localhost_node_ports) = switches;
+            let (has_pod_cidr, has_service_cidr) = surroundings;
             let settings = Settings {
                 local_pods,
                 node_port_addresses,
                 external_ips,
                 masquerade_all,
+                ping_cluster_ips,
+                localhost_node_ports,
                 ..Settings::default()
             };
             let list = |is_there: bool, pair| if is_there { vec![network(pair)] } else { Vec::new() };
@@ -222,10 +222,15 @@ fn shot(family: Family) -> impl Strategy<Value = Shot> {
             SocketAddr::new(LOOPBACK[usize::from(family == Family::Ip6)].parse().unwrap(), port)
         }),
     ];
-    (sample::select(&SENDERS[..]), sample::select(&PROTOCOLS[..]), destination).prop_map(
-        |(sender, protocol, destination)| {
-            let sender = if destination.ip().is_loopback() { Sender::Node } else { sender };
-            Shot { sender, protocol, destination }
-        },
-    )
+    let payload = prop_oneof![
+        8 => sample::select(&PROTOCOLS[..]).prop_map(Payload::Transport),
+        1 => Just(Payload::EchoRequest),
+    ];
+    (sample::select(&SENDERS[..]), payload, destination).prop_map(|(sender, payload, mut destination)| {
+        let sender = if destination.ip().is_loopback() { Sender::Node } else { sender };
+        if payload == Payload::EchoRequest {
+            destination.set_port(0);
+        }
+        Shot { sender, payload, destination }
+    })
 }

@@ -26,13 +26,13 @@ use dataplane::{
 use fairway_lab::{
     host::Host,
     wait,
-    wire::{self, ACK, Datagram, Packet, RST, SYN, Segment},
+    wire::{self, ACK, Datagram, Echo, Packet, RST, SYN, Segment},
 };
 use ipnetwork::IpNetwork;
 use socket2::{Domain, Socket, Type};
 use tokio::runtime;
 
-use super::cases::{Sender, Shot};
+use super::cases::{SENDERS, Sender, Shot};
 
 /// A neighbour of the node. Addresses are of IPv4 and of IPv6.
 struct Neighbour {
@@ -61,11 +61,12 @@ const REST: Neighbour =
 const OWN: [&str; 2] = ["192.168.3.9", "fd00:3::9"];
 
 /// What all of them are told: the node must not, and the others need not, hold anything back.
-const PARAMETERS: [(&str, &str); 7] = [
+const PARAMETERS: [(&str, &str); 8] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/all/route_localnet", "1"), // for node ports on localhost
     ("net/ipv6/conf/default/dad_transmits", "0"),
     ("net/ipv4/icmp_ratemask", "0"), // every refusal is told, however many there are
     ("net/ipv6/icmp/ratelimit", "0"),
@@ -80,7 +81,12 @@ pub(crate) enum Seen {
     ArrivedAtNode { port: u16 },
     /// Its sender was told that nobody answers.
     Refused,
+    /// Its sender, who pinged, was answered.
+    Answered,
 }
+
+/// What was seen of each packet, by its number.
+type Sightings = BTreeMap<u32, BTreeSet<Seen>>;
 
 /// The node and its neighbours, in one family. They live as long as the sockets that were opened on them.
 pub(crate) struct Street {
@@ -132,7 +138,9 @@ impl Street {
         let eyes = at_node.into_iter().chain(at_neighbours).collect();
         let nftables = Nftables::open_in(&netns(&node)).unwrap();
         let senders = senders.into_iter().collect();
-        Self { family, nftables, senders, eyes, sent: 0 }
+        let mut street = Self { family, nftables, senders, eyes, sent: 0 };
+        street.send(&[], &[]); // finds the neighbours, which may take a second
+        street
     }
 
     /// Puts a table in place of the one before, and of all that it remembers of its clients.
@@ -149,31 +157,31 @@ impl Street {
     pub(crate) fn send(&mut self, shots: &[Shot], is_heard_of: &[bool]) -> Vec<(SocketAddr, BTreeSet<Seen>)> {
         let first = self.sent;
         let sources: Vec<_> = shots.iter().map(|shot| self.shoot(shot)).collect();
-        // Once these have arrived, whatever came before them has been decided.
-        let fences = self.senders.keys().copied().collect::<Vec<_>>();
+        // Once these pings are answered, whatever came before them has been decided.
         let last = self.sent;
-        for sender in fences.iter().copied() {
-            let destination =
-                SocketAddr::new(REST.own[0][usize::from(self.family == Family::Ip6)].parse().unwrap(), 9);
-            self.shoot(&Shot { sender, protocol: Protocol::Udp, destination });
+        let rest = REST.own[0][usize::from(self.family == Family::Ip6)].parse().unwrap();
+        for sender in SENDERS {
+            let destination = SocketAddr::new(rest, 0);
+            self.shoot(&Shot { sender, payload: Payload::EchoRequest, destination });
         }
-        let mut seen: BTreeMap<u32, BTreeSet<Seen>> = BTreeMap::new();
-        let mut await_all = |ids: &[u32], patience| {
+        let mut seen = Sightings::new();
+        let mut look_until = |patience, is_over: &dyn Fn(&Sightings) -> bool| {
             let _ = wait::until_within(patience, "packets to come out", || {
                 let looks = self.eyes.iter().map(|(protocol, socket)| look(self.family, *protocol, socket));
                 for (id, what) in looks.flatten() {
                     seen.entry(id).or_default().insert(what);
                 }
-                if ids.iter().all(|id| seen.contains_key(id)) {
-                    Ok(())
-                } else {
-                    Err("some are missing".into())
-                }
+                if is_over(&seen) { Ok(()) } else { Err("some are missing".into()) }
             });
         };
-        await_all(&(last..self.sent).collect::<Vec<_>>(), Duration::from_secs(3));
+        let pings: Vec<_> = (last..self.sent).collect();
+        let is_answered = |seen: &BTreeSet<Seen>| seen.contains(&Seen::Answered);
+        look_until(Duration::from_secs(3), &|seen| {
+            pings.iter().all(|id| seen.get(id).is_some_and(is_answered))
+        });
         let awaited = (first..last).zip(is_heard_of).filter(|(_, is_heard_of)| **is_heard_of);
-        await_all(&awaited.map(|(id, _)| id).collect::<Vec<_>>(), Duration::from_millis(300));
+        let awaited: Vec<_> = awaited.map(|(id, _)| id).collect();
+        look_until(Duration::from_millis(300), &|seen| awaited.iter().all(|id| seen.contains_key(id)));
         sources
             .into_iter()
             .zip(first..last)
@@ -188,9 +196,13 @@ impl Street {
         let port = 1_024 + u16::try_from(id % 60_000).unwrap();
         let from = SocketAddr::new(shot.source(self.family), port);
         let to = shot.destination;
-        let packet = match shot.protocol {
-            Protocol::Udp => Datagram { from, to, data: tagged(id).to_be_bytes().to_vec() }.bytes(),
-            _ => Segment { from, to, sequence: tagged(id), acknowledgement: 0, flags: SYN }.bytes(),
+        let data = tagged(id).to_be_bytes().to_vec();
+        let packet = match shot.payload {
+            Payload::EchoRequest => Echo { from, to: to.ip(), is_reply: false, data }.bytes(),
+            Payload::Transport(Protocol::Udp) => Datagram { from, to, data }.bytes(),
+            Payload::Transport(_) => {
+                Segment { from, to, sequence: tagged(id), acknowledgement: 0, flags: SYN }.bytes()
+            }
         };
         // What is refused or dropped on the very node is told by the call, too.
         let _ = wire::send(&self.senders[&shot.sender], &packet, to.ip());
@@ -281,13 +293,20 @@ fn told_by(packet: Packet, is_at_node: bool) -> Option<(u32, Seen)> {
             let number = u32::from_be_bytes(data.try_into().ok()?);
             Some((untagged(number)?, arrived(from, to)))
         }
-        Packet::Unreachable(about) => match *about {
-            Packet::Segment(segment) => Some((untagged(segment.sequence)?, Seen::Refused)),
-            Packet::Datagram(datagram) => {
-                Some((untagged(u32::from_be_bytes(datagram.data.try_into().ok()?))?, Seen::Refused))
-            }
-            Packet::Unreachable(_) => None,
-        },
+        Packet::Echo(Echo { from, to, is_reply, data }) => {
+            let seen = if is_reply { Seen::Answered } else { arrived(from, SocketAddr::new(to, 0)) };
+            Some((untagged(u32::from_be_bytes(data.try_into().ok()?))?, seen))
+        }
+        Packet::Unreachable(about) => {
+            let id = match *about {
+                Packet::Segment(segment) => untagged(segment.sequence)?,
+                Packet::Datagram(Datagram { data, .. }) | Packet::Echo(Echo { data, .. }) => {
+                    untagged(u32::from_be_bytes(data.try_into().ok()?))?
+                }
+                Packet::Unreachable(_) => return None,
+            };
+            Some((id, Seen::Refused))
+        }
     }
 }
 
@@ -362,7 +381,7 @@ impl Shot {
     pub(crate) fn packet(&self, family: Family) -> dataplane::nft::Packet {
         dataplane::nft::Packet {
             link: Street::link(self.sender).map(Into::into),
-            payload: Payload::Transport(self.protocol),
+            payload: self.payload,
             source: self.source(family),
             destination: self.destination,
             host: Street::node_addresses(family),

@@ -100,14 +100,14 @@ fairway_lab::sandbox_tests! {
 
     fn every_new_connection_gives_a_client_its_whole_time_again() {
         let mut bed = Bed::start(&[]);
-        let rest = "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}, ports: [{port: 80}]}";
+        let rest = "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 2}}, ports: [{port: 80}]}";
         bed.serve("web", rest, &[on("a"), on("c")]);
         let first = bed.ask(Family::Ip, "client", "web:80");
 
         assert_eq!(remembered(&bed, "w1", Family::Ip), 1);
 
         // For longer than it would be remembered without asking again.
-        let _ = wait::until_within(Duration::from_millis(1_500), "the client to be moved", || {
+        let _ = wait::until_within(Duration::from_millis(2_500), "the client to be moved", || {
             match bed.ask(Family::Ip, "client", "web:80") {
                 answer if answer == first => Err(answer),
                 other => panic!("{first}, then {other}"),

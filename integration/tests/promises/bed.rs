@@ -35,7 +35,7 @@ use fairway_lab::{
 use serde_json::{Value, json};
 
 /// How long nobody may answer until it counts as silence.
-const SILENCE: Duration = Duration::from_millis(300);
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
 /// The service that is changed last: once it answers, all that came before it is served.
 const MARKER: &str = "zzz-marker";
@@ -46,9 +46,7 @@ const PODS: [(&str, &str); 6] =
     [("client", "w1"), ("a", "w1"), ("b", "w1"), ("c", "w2"), ("d", "w2"), ("client2", "w2")];
 
 /// What the nodes are told.
-const PARAMETERS: [(&str, &str); 3] = [
-    // What a node's end of a pod's link waits for before it asks for the pod's neighbour address is not asked here.
-    ("net/ipv6/conf/default/dad_transmits", "0"),
+const PARAMETERS: [(&str, &str); 2] = [
     // Strangers come and go by one link. Who tells them so holds other errors back for a second (kernel `route.c`,
     // `ip_rt_send_redirect`).
     ("net/ipv4/conf/all/send_redirects", "0"),
@@ -333,14 +331,14 @@ impl Bed {
         for (node, ..) in NODES {
             let awaited = format!("the daemon on {node} to follow");
             let last = || self.cluster.node(node).unwrap().log();
-            let asked = || self.marker_answers(node).map_err(|error| format!("{error}\n{}", last()));
+            let asked = || self.marker_answers(node, SILENCE).map_err(|error| format!("{error}\n{}", last()));
             wait::until_within(Duration::from_secs(10), &awaited, asked).unwrap();
         }
     }
 
-    fn marker_answers(&self, from: &str) -> Result<(), String> {
+    fn marker_answers(&self, from: &str, patience: Duration) -> Result<(), String> {
         let to = SocketAddr::new(self.address(MARKER, self.families[0]), 1000 + self.marks);
-        let asked = self.netns(from).run(|| client::http(to, SILENCE)).unwrap();
+        let asked = self.netns(from).run(|| client::http(to, patience)).unwrap();
         asked.map(|_| ()).map_err(|error| format!("{error}: {:?}", error.source().map(ToString::to_string)))
     }
 }

@@ -98,6 +98,16 @@ fairway_lab::sandbox_tests! {
         bed.check("client", "web:80", ["a sees client"]);
     }
 
+    fn slices_of_a_port_may_lead_to_different_target_ports() {
+        let mut bed = Bed::start(&[]);
+        bed.serve("web", WEB, &[on("a"), on("c")]);
+        let service = serde_saphyr::from_str::<Value>("spec: {ports: [{port: 80, targetPort: 8080}]}").unwrap();
+
+        bed.apply(&bed.slices_of("web", "web-2", &service, &[on("b"), on("c")]));
+
+        bed.check("client", "web:80", ["a sees client", "b:8080 sees client", "c sees client", "c:8080 sees client"]);
+    }
+
     fn a_service_is_found_by_its_slices_whichever_comes_first() {
         let mut bed = Bed::start(&[]);
         let service = serde_saphyr::from_str::<Value>(WEB).unwrap();

@@ -1,23 +1,45 @@
 //! What is told when something is wrong, and what must not be taken for an answer.
 
 use std::{
-    net::{SocketAddr, TcpStream},
-    time::Duration,
+    fs,
+    net::{SocketAddr, TcpStream, UdpSocket},
 };
 
 use dataplane::packet::Family;
 use fairway_lab::{
     answer::Answer,
-    client,
+    client::{self, PATIENCE},
     wire::{ACK, SYN, Segment},
 };
 
 use crate::{
-    bed::{Bed, on},
+    bed::{Bed, SILENCE, on},
     raw::{Listener, ping, send},
 };
 
 const WEB: &str = "spec: {ports: [{port: 80}]}";
+
+/// How many ICMP errors a node has sent because packets were too large, as its kernel counts them.
+fn errors_told_by(bed: &Bed, node: &str, family: Family) -> u64 {
+    let read = |file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+    let number = |text: Option<&str>| text.unwrap().parse().unwrap();
+    bed.netns(node)
+        .run(|| match family {
+            Family::Ip => {
+                let text = read("snmp");
+                let mut icmp =
+                    text.lines().filter(|line| line.starts_with("Icmp: ")).map(|line| line.split(' '));
+                let mut columns = icmp.next().unwrap().zip(icmp.next().unwrap());
+                number(columns.find(|(name, _)| *name == "OutDestUnreachs").map(|(_, count)| count))
+            }
+            Family::Ip6 => {
+                let text = read("snmp6");
+                let line = text.lines().find(|line| line.starts_with("Icmp6OutPktTooBigs"));
+                number(line.and_then(|line| line.split_whitespace().nth(1)))
+            }
+        })
+        .unwrap()
+}
 
 fairway_lab::sandbox_tests! {
     fn nobody_behind_a_service_is_told_at_once_whoever_asks() {
@@ -50,6 +72,42 @@ fairway_lab::sandbox_tests! {
         bed.check("outside", "w1:30080", ["refused"]);
         bed.check("outside", "w1:30080/udp", ["refused"]);
         bed.check("client", "web:81", ["a sees client", "c sees client"]);
+    }
+
+    fn a_path_that_takes_smaller_packets_is_told_to_the_client() {
+        let mut bed = Bed::start(&[]);
+        bed.serve("web", WEB, &[on("c")]);
+
+        // Both ends go by the larger size that their own links have: only the node between knows better, and says so about an
+        // address that the client never asked.
+        bed.narrow("c", 1300);
+
+        for family in Family::ALL {
+            let (_, to) = bed.door(family, "web:80");
+            let connection = bed.netns("client").run(|| TcpStream::connect(to)).unwrap().unwrap();
+            connection.set_read_timeout(Some(PATIENCE)).unwrap();
+            let path = format!("/{}", "long".repeat(5_000));
+            let answer = client::ask_over(connection, to, &path).map_err(|error| format!("{family}: {error}"));
+            assert!(client::body_of(&answer.unwrap()).starts_with("c at "));
+            assert!(errors_told_by(&bed, "w2", family) > 0, "{family}");
+        }
+    }
+
+    fn a_datagram_in_pieces_arrives_whole() {
+        let mut bed = Bed::start(&[]);
+        bed.serve("dns", "spec: {ports: [{port: 80, protocol: UDP}]}", &[on("c")]);
+
+        for family in Family::ALL {
+            let (_, to) = bed.door(family, "dns:80/udp");
+            let any = if family == Family::Ip { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = bed.netns("client").run(|| UdpSocket::bind(any)).unwrap().unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(to).unwrap();
+            socket.send(&[b'?'; 4_000]).unwrap();
+            let mut answer = [0; 512];
+            let length = socket.recv(&mut answer).unwrap();
+            assert!(answer[..length].starts_with(b"c at "), "{family}");
+        }
     }
 
     fn a_packet_out_of_its_window_ends_no_connection() {
@@ -116,20 +174,20 @@ fairway_lab::sandbox_tests! {
     fn a_cluster_ip_answers_ping_on_demand_while_somebody_is_behind_it() {
         let mut bed = Bed::start(&["--ping-cluster-ips"]);
         bed.serve("web", WEB, &[on("c")]);
-        let pinged = |bed: &Bed, from| {
+        let pinged = |bed: &Bed, from, patience| {
             let to = Family::ALL.map(|family| bed.address("web", family));
-            bed.netns(from).run(|| to.map(|to| ping(to, Duration::from_millis(300)))).unwrap()
+            bed.netns(from).run(|| to.map(|to| ping(to, patience))).unwrap()
         };
 
-        assert_eq!(pinged(&bed, "client"), ["echo"; 2]);
-        assert_eq!(pinged(&bed, "w1"), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "client", PATIENCE), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "w1", PATIENCE), ["echo"; 2]);
 
         bed.back("web", &[]);
-        assert!(!pinged(&bed, "client").contains(&"echo"));
+        assert!(!pinged(&bed, "client", SILENCE).contains(&"echo"));
         bed.back("web", &[on("a")]);
-        assert_eq!(pinged(&bed, "client"), ["echo"; 2]);
+        assert_eq!(pinged(&bed, "client", PATIENCE), ["echo"; 2]);
 
         bed.restart(&[]);
-        assert!(!pinged(&bed, "client").contains(&"echo"));
+        assert!(!pinged(&bed, "client", SILENCE).contains(&"echo"));
     }
 }

@@ -53,6 +53,7 @@ fairway_lab::sandbox_tests! {
         for to in ON_W2 {
             bed.check("stranger", to, ["a sees w2", "c sees w2"]);
         }
+        bed.check("client", "w2:30080", ["a sees w2", "c sees w2"]);
         bed.check("client", "web:80", ["a sees client", "c sees client"]);
     }
 
@@ -103,7 +104,10 @@ fairway_lab::sandbox_tests! {
         bed.check("w1", "balancer:80", ["c sees w1"]);
         bed.check("stranger", "balancer:80", ["c sees stranger"]);
 
-        bed.back("web", &[]);
+        bed.back("web", &[on("a").unready(), on("c").terminating()]);
+        bed.check("outside", "balancer:80", ["silent"]);
+
+        bed.back("web", &[on("a").unready()]);
         for to in ON_W1 {
             bed.check("outside", to, ["refused"]);
         }
@@ -157,6 +161,18 @@ fairway_lab::sandbox_tests! {
 
         bed.back("web", &[on("a").terminating(), on("b"), on("c")]);
         bed.check("outside", "balancer:80", ["b sees outside"]);
+    }
+
+    fn hints_do_not_count_among_a_node_s_own_endpoints() {
+        let mut bed = bed();
+        let for_west = |pod| on(pod).with("hints: {forZones: [{name: west}]}");
+        let for_east = |pod| on(pod).with("hints: {forZones: [{name: east}]}");
+
+        bed.serve("web", &external("Local"), &[for_west("a"), for_east("c")]);
+
+        bed.check("outside", "balancer:80", ["a sees outside"]);
+        bed.check("client", "balancer:80", ["c sees client"]);
+        bed.check("client", "web:80", ["c sees client"]);
     }
 
     fn a_policy_that_is_changed_holds_at_once() {

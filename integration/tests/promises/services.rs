@@ -81,6 +81,16 @@ fairway_lab::sandbox_tests! {
         bed.check("a", "web:80", ["a sees w1", "c sees a"]);
         let first = bed.ask(Family::Ip6, "client", "sticky:80");
         bed.check("client", "sticky:80", [first.as_str()]);
+
+        bed.name("balancer", &["2001:db8:113::20"]);
+        bed.route("outside", &["2001:db8:113::/64"], "w1");
+        let local = "{spec: {type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30082}]}, \
+                     status: {loadBalancer: {ingress: [{ip: \"2001:db8:113::20\"}]}}}";
+        bed.serve("local", local, &[on("a"), on("c")]);
+        bed.check("outside", "balancer:80", ["a sees outside"]);
+        bed.check("client", "balancer:80", ["a sees client", "c sees client"]);
+        bed.back("local", &[on("c")]);
+        bed.check("outside", "w1:30082", ["silent"]);
     }
 
     fn a_service_that_turns_headless_is_let_go_and_taken_up_again() {

@@ -38,7 +38,7 @@ impl Bed {
         if is_silence {
             // It is not the network that is silent.
             let asker = if self.strangers.contains_key(from) || from == OUTSIDE { "w1" } else { from };
-            self.marker_answers(asker).unwrap();
+            self.marker_answers(asker, PATIENCE).unwrap();
         }
     }
 

@@ -86,6 +86,19 @@ impl Bed {
         });
     }
 
+    /// Has the node's end of a pod's link take packets of at most this size; the pod's end does not know.
+    pub(crate) fn narrow(&self, pod: &str, mtu: u32) {
+        let node = self.cluster.pod(pod).unwrap().host().name();
+        let netns = self.netns(node);
+        block_on(async {
+            let kernel = Kernel::open_in(&netns).unwrap();
+            let links = kernel.links().await.unwrap();
+            let link =
+                links.iter().find(|link| link.alias.as_deref() == Some(&format!("default/{pod}"))).unwrap();
+            kernel.set_mtu(link.index, mtu).await.unwrap();
+        });
+    }
+
     /// Has the machine outside answer at the addresses of a name: whoever is not led elsewhere arrives there.
     pub(crate) fn answer_outside(&self, name: &str) {
         let outside = self.cluster.place(OUTSIDE).unwrap();
