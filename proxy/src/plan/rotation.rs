@@ -49,10 +49,11 @@ struct Lot {
 }
 
 impl Lot {
-    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `hash-4-of-1024-at-26-for-10800`.
+    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `hash-4-of-1024-at-26-for-10800`. The next start knows the
+    /// lot by it, be it of another version: a name that was given once keeps its meaning.
     fn chain_name(self, number: u32) -> ChainName {
         let Self { kind: Kind { balancing, length, ending }, base } = self;
-        let word = word(balancing);
+        let word = word(balancing, ending);
         match ending {
             Ending::Pick => format!("{word}-{number}-of-{length}-at-{base}"),
             Ending::Turn(seconds) => format!("{word}-{number}-of-{length}-at-{base}-for-{seconds}"),
@@ -69,7 +70,7 @@ impl Lot {
             ["for", seconds] => Ending::Turn(seconds.parse().ok()?),
             _ => return None,
         };
-        let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing) == *first)?;
+        let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing, ending) == *first)?;
         let kind = Kind { balancing, length: length.parse().ok()?, ending };
         Some((number.parse().ok()?, Self { kind, base: base.parse().ok()? }))
     }
@@ -129,11 +130,12 @@ impl Kind {
 const BALANCINGS: [Balancing; 3] = [Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash];
 
 /// The first word of a chain's name.
-fn word(balancing: Balancing) -> &'static str {
-    match balancing {
-        Balancing::RoundRobin => "rr",
-        Balancing::Random => "random",
-        Balancing::SourceHash => "hash",
+fn word(balancing: Balancing, ending: Ending) -> &'static str {
+    match (balancing, ending) {
+        (Balancing::RoundRobin, Ending::Pick) => "rr",
+        (Balancing::RoundRobin, Ending::Turn(_)) => "sticky",
+        (Balancing::Random, _) => "random",
+        (Balancing::SourceHash, _) => "hash",
     }
 }
 
