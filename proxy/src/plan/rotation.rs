@@ -72,7 +72,9 @@ impl Lot {
         };
         let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing, ending) == *first)?;
         let kind = Kind { balancing, length: length.parse().ok()?, ending };
-        Some((number.parse().ok()?, Self { kind, base: base.parse().ok()? }))
+        let (number, lot) = (number.parse().ok()?, Self { kind, base: base.parse().ok()? });
+        // Others may have made a chain of any name.
+        (number < LOTS && lot.end() <= SLOTS_END).then_some((number, lot))
     }
 
     fn classes(self, number: u32) -> impl DoubleEndedIterator<Item = Class> + ExactSizeIterator {
@@ -128,6 +130,12 @@ impl Kind {
 }
 
 const BALANCINGS: [Balancing; 3] = [Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash];
+
+/// No slot is this number or a higher one.
+const SLOTS_END: u32 = 1 << 30;
+
+/// How many lots there are numbers for: up to the first guard.
+const LOTS: u32 = 0x1000_0000 / CLASSES_PER_CHAIN;
 
 /// The first word of a chain's name.
 fn word(balancing: Balancing, ending: Ending) -> &'static str {
@@ -341,7 +349,7 @@ impl Rotations {
                 }
             }
         }
-        let last = inheritance.slots.range(..CLASS).next_back().map(|(slot, _)| *slot);
+        let last = inheritance.slots.range(..SLOTS_END).next_back().map(|(slot, _)| *slot);
         self.next_slot = self.next_slot.max(last.map_or(0, |last| last + 1));
     }
 
@@ -354,7 +362,8 @@ impl Rotations {
         }
         let ranges: BTreeMap<_, _> = self.lots.values().map(|lot| (lot.base, lot.end())).collect();
         let is_single = |slot: &u32| ranges.range(..=slot).next_back().is_none_or(|(_, end)| slot >= end);
-        self.spare_slots.extend(inheritance.slots.range(..CLASS).map(|(slot, _)| *slot).filter(is_single));
+        self.spare_slots
+            .extend(inheritance.slots.range(..SLOTS_END).map(|(slot, _)| *slot).filter(is_single));
     }
 
     /// Makes lots where fewer classes are spare than a burst may ask for. Says whether there was anything to make.
