@@ -1,4 +1,6 @@
-//! Numbers at their limits: found in a table that others have touched.
+//! Numbers at their limits: found in a table that others have touched, used up, and given out again.
+
+use std::{collections::BTreeSet, ops::Range};
 
 use dataplane::nft::Chain;
 
@@ -46,5 +48,40 @@ fn what_others_added_while_nobody_looked_is_taken_for_nothing_of_ours() {
     }
     for ip in ["192.0.2.1", "192.0.2.2"] {
         assert_eq!(node.ways(&packet("10.9.0.1", &format!("{ip}:80"))), "dropped", "no local endpoint");
+    }
+}
+
+/// A sticky service with endpoints 10.245.0.0 and so on, of which these are taken.
+fn large_and_sticky(endpoints: Range<u32>) -> ServicePort {
+    let ip = |n: u32| IpAddr::from((0x0af5_0000 + n).to_be_bytes());
+    let endpoints = endpoints.map(|n| Endpoint::new(SocketAddr::new(ip(n), 8080), false)).collect();
+    let service = ServicePort::new("10.96.0.1".parse().unwrap(), 80, endpoints);
+    ServicePort { affinity_seconds: Some(60), ..service }
+}
+
+#[test]
+fn ids_of_endpoints_that_leave_are_given_to_nobody_before_their_slots_are_gone() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("web"), Some(&large_and_sticky(0..2_500)));
+
+    node.set(&name("web"), Some(&large_and_sticky(2_500..5_000)));
+    node.set(&name("web"), Some(&large_and_sticky(4_000..6_500)));
+
+    let ways = trace(node.table(), &packet("10.244.2.9", "10.96.0.1:80"));
+    let met: BTreeSet<_> = ways.into_iter().collect();
+    assert_eq!(met.len(), 2_500);
+}
+
+#[test]
+fn of_a_sticky_service_as_many_endpoints_are_served_as_it_has_ids_for() {
+    let mut node = Node::new(&Settings::default());
+    node.set(&name("web"), Some(&large_and_sticky(10..4_200)));
+
+    for endpoints in [0..4_200, 100..4_190, 0..4_095, 2_000..6_100] {
+        node.set(&name("web"), Some(&large_and_sticky(endpoints.clone())));
+
+        let ways = trace(node.table(), &packet("10.244.2.9", "10.96.0.1:80"));
+        let met: BTreeSet<_> = ways.into_iter().collect();
+        assert_eq!(met.len(), endpoints.len().min(4_095));
     }
 }
