@@ -136,15 +136,17 @@ impl Sticky {
         choice.into_iter().chain(turns).chain(id_elements(&self.ids))
     }
 
-    /// The next id that no endpoint has; after the last comes the first, when the clients of old are long forgotten.
-    fn next_id(&mut self) -> EndpointId {
-        loop {
-            self.last = self.last % (IDS - 1) + 1;
-            let id = EndpointId(self.identity | self.last);
-            if self.ids.values().all(|taken| *taken != id) {
-                return id;
-            }
-        }
+    /// The next id that no endpoint has or had of late, if there is one left; after the last comes the first, when the clients of old
+    /// are long forgotten.
+    fn next_id(&mut self, retiring: &BTreeSet<u32>) -> Option<EndpointId> {
+        let after = |last: u32| last % (IDS - 1) + 1;
+        let ids = std::iter::successors(Some(after(self.last)), |last| Some(after(*last)));
+        let mut ids = ids.take(id_limit()).map(|last| EndpointId(self.identity | last));
+        let is_taken =
+            |id: &EndpointId| retiring.contains(&id.0) || self.ids.values().any(|taken| taken == id);
+        let id = ids.find(|id| !is_taken(id))?;
+        self.last = id.0 & !IDENTITY;
+        Some(id)
     }
 }
 
@@ -199,6 +201,8 @@ pub(super) struct Identities {
     spare: BTreeMap<u32, Vec<(u32, u32)>>,
     /// Identities that an earlier run has used, with their timeout.
     unclaimed: BTreeMap<u32, u32>,
+    /// Ids of endpoints that have left, whose slots are still there.
+    retiring: BTreeSet<u32>,
     /// Ids whose removal was planned, and that clients may still be remembered with.
     gone: BTreeSet<u32>,
 }
@@ -216,7 +220,62 @@ impl Identities {
         let (identity, last) = self.take_identity(journal, seconds)?;
         let (ids, turns, choice) = (BTreeMap::new(), None, None);
         let sticky = Sticky { seconds, identity, last, ids, turns, choice };
-        Some(change(journal, rotations, sticky, order).0)
+        Some(self.change(journal, rotations, sticky, order).0)
+    }
+
+    /// Says whether a sticky service port has ids for other endpoints. If not, its clients must be forgotten.
+    pub(super) fn have_room(&self, sticky: &Sticky, order: &Order<SocketAddr>) -> bool {
+        let limit = id_limit();
+        let taken =
+            self.retiring.range(sticky.identity..=sticky.identity | (IDS - 1)).count() + sticky.ids.len();
+        if taken + order.slots.len() <= limit {
+            return true;
+        }
+        let wanted: BTreeSet<_> = order.slots.iter().collect();
+        let staying = wanted.iter().filter(|endpoint| sticky.ids.contains_key(**endpoint)).count();
+        taken + (wanted.len() - staying).min(limit - staying.min(limit)) <= limit
+    }
+
+    /// Exchanges endpoints; those that stay keep their id, and with it their clients.
+    pub(super) fn change(
+        &mut self,
+        journal: &mut Journal,
+        rotations: &mut Rotations,
+        mut sticky: Sticky,
+        order: Order<SocketAddr>,
+    ) -> (Sticky, Retired) {
+        let mut retired = Retired::default();
+        let (known, wanted) = (std::mem::take(&mut sticky.ids), order.slots.iter().collect::<BTreeSet<_>>());
+        (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| wanted.contains(known));
+        for id in retired.ids.values() {
+            self.retiring.insert(id.0);
+            let (map, key, element) = departure(id.0);
+            journal.put(map, key, false, element);
+        }
+        for endpoint in wanted {
+            if !sticky.ids.contains_key(endpoint) {
+                let Some(id) = sticky.next_id(&self.retiring) else { break };
+                sticky.ids.insert(*endpoint, id);
+                journal.put(SLOTS, Key::Number(id.0), false, Data::Endpoint(*endpoint).into());
+            }
+        }
+        let ids = order.map(|endpoint| sticky.ids.get(&endpoint).copied());
+        let only = ids.slots.first().map_or(0, |id| id.0);
+        (sticky.turns, retired.turns) = match (sticky.turns.take(), ids.slots.len()) {
+            (turns, 1) => (None, turns),
+            (Some(turns), _) => {
+                let (turns, gone) = rotations.change(journal, turns, ids);
+                (Some(turns), gone)
+            }
+            (None, _) => (Some(rotations.start(journal, Ending::Turn(sticky.seconds), ids)), None),
+        };
+        let choice = sticky.turns.as_ref().map_or(only, Turns::number);
+        if sticky.choice != Some(choice) {
+            let key = Key::Number(sticky.identity);
+            journal.put(CHOICES, key, sticky.choice.is_some(), Data::Number(choice).into());
+            sticky.choice = Some(choice);
+        }
+        (sticky, retired)
     }
 
     /// Goes on with what an earlier run led to under that identity, if all of it is there.
@@ -248,6 +307,7 @@ impl Identities {
     /// Removes what nothing leads to, and frees its numbers.
     pub(super) fn remove(&mut self, journal: &mut Journal, rotations: &mut Rotations, gone: Retired) {
         for id in gone.ids.values() {
+            self.retiring.remove(&id.0);
             journal.remove(DEPARTED, Key::Number(id.0));
         }
         let (mut ids, mut turns) = (gone.ids, gone.turns.into_iter().collect::<Vec<_>>());
@@ -337,45 +397,7 @@ fn block_element(seconds: u32) -> Element {
     Data::Verdict(Verdict::Goto(affinity_chain(seconds).into())).into()
 }
 
-/// Exchanges endpoints; those that stay keep their id, and with it their clients.
-pub(super) fn change(
-    journal: &mut Journal,
-    rotations: &mut Rotations,
-    mut sticky: Sticky,
-    order: Order<SocketAddr>,
-) -> (Sticky, Retired) {
-    let mut retired = Retired::default();
-    let (known, wanted) = (std::mem::take(&mut sticky.ids), order.slots.iter().collect::<BTreeSet<_>>());
-    (sticky.ids, retired.ids) = known.into_iter().partition(|(known, _)| wanted.contains(known));
-    for (map, key, element) in retired.ids.values().map(|id| departure(id.0)) {
-        journal.put(map, key, false, element);
-    }
-    for endpoint in wanted.into_iter().take(id_limit()) {
-        if !sticky.ids.contains_key(endpoint) {
-            let id = sticky.next_id();
-            sticky.ids.insert(*endpoint, id);
-            journal.put(SLOTS, Key::Number(id.0), false, Data::Endpoint(*endpoint).into());
-        }
-    }
-    let ids = order.map(|endpoint| sticky.ids.get(&endpoint).copied());
-    let only = ids.slots.first().map_or(0, |id| id.0);
-    (sticky.turns, retired.turns) = match (sticky.turns.take(), ids.slots.len()) {
-        (turns, 1) => (None, turns),
-        (Some(turns), _) => {
-            let (turns, gone) = rotations.change(journal, turns, ids);
-            (Some(turns), gone)
-        }
-        (None, _) => (Some(rotations.start(journal, Ending::Turn(sticky.seconds), ids)), None),
-    };
-    let choice = sticky.turns.as_ref().map_or(only, Turns::number);
-    if sticky.choice != Some(choice) {
-        let key = Key::Number(sticky.identity);
-        journal.put(CHOICES, key, sticky.choice.is_some(), Data::Number(choice).into());
-        sticky.choice = Some(choice);
-    }
-    (sticky, retired)
-}
-
+/// How many endpoints a sticky service port may have; more are not served.
 fn id_limit() -> usize {
     usize::try_from(IDS - 1).unwrap_or(usize::MAX)
 }

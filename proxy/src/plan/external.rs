@@ -173,8 +173,10 @@ impl Splits {
     }
 }
 
+/// The splits that an earlier run gave out. Others may have added anything.
 fn used(inheritance: &Inheritance) -> BTreeSet<u32> {
-    inheritance.near.keys().chain(inheritance.local.keys()).copied().collect()
+    let keys = inheritance.near.keys().chain(inheritance.local.keys());
+    keys.copied().filter(|number| is_split(*number)).collect()
 }
 
 /// Says what a number means where it is a split.

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+/// How many numbers between used ones are remembered; the next start finds the others.
+const MOST_GAPS: usize = 1 << 16;
+
 /// Which numbers of a kind are in use.
 #[derive(Debug)]
 pub(super) struct Numbers {
@@ -34,6 +37,7 @@ impl Numbers {
     /// Takes stock of those that an earlier run gave out.
     pub(super) fn adopt(&mut self, used: &BTreeSet<u32>) {
         self.given = used.last().map_or(0, |last| last - self.first + 1);
-        self.spare = (self.first..self.first + self.given).rev().filter(|n| !used.contains(n)).collect();
+        let gaps = (self.first..self.first + self.given).rev().filter(|number| !used.contains(number));
+        self.spare = gaps.take(MOST_GAPS).collect();
     }
 }

@@ -49,10 +49,11 @@ struct Lot {
 }
 
 impl Lot {
-    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `hash-4-of-1024-at-26-for-10800`.
+    /// The chain's name, which says all that the lot is: `rr-1-of-3-at-2`, `hash-4-of-1024-at-26-for-10800`. The next start knows the
+    /// lot by it, be it of another version: a name that was given once keeps its meaning.
     fn chain_name(self, number: u32) -> ChainName {
         let Self { kind: Kind { balancing, length, ending }, base } = self;
-        let word = word(balancing);
+        let word = word(balancing, ending);
         match ending {
             Ending::Pick => format!("{word}-{number}-of-{length}-at-{base}"),
             Ending::Turn(seconds) => format!("{word}-{number}-of-{length}-at-{base}-for-{seconds}"),
@@ -69,9 +70,11 @@ impl Lot {
             ["for", seconds] => Ending::Turn(seconds.parse().ok()?),
             _ => return None,
         };
-        let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing) == *first)?;
+        let balancing = BALANCINGS.into_iter().find(|balancing| word(*balancing, ending) == *first)?;
         let kind = Kind { balancing, length: length.parse().ok()?, ending };
-        Some((number.parse().ok()?, Self { kind, base: base.parse().ok()? }))
+        let (number, lot) = (number.parse().ok()?, Self { kind, base: base.parse().ok()? });
+        // Others may have made a chain of any name.
+        (number < LOTS && lot.end() <= SLOTS_END).then_some((number, lot))
     }
 
     fn classes(self, number: u32) -> impl DoubleEndedIterator<Item = Class> + ExactSizeIterator {
@@ -128,12 +131,19 @@ impl Kind {
 
 const BALANCINGS: [Balancing; 3] = [Balancing::RoundRobin, Balancing::Random, Balancing::SourceHash];
 
+/// No slot is this number or a higher one.
+const SLOTS_END: u32 = 1 << 30;
+
+/// How many lots there are numbers for: up to the first guard.
+const LOTS: u32 = 0x1000_0000 / CLASSES_PER_CHAIN;
+
 /// The first word of a chain's name.
-fn word(balancing: Balancing) -> &'static str {
-    match balancing {
-        Balancing::RoundRobin => "rr",
-        Balancing::Random => "random",
-        Balancing::SourceHash => "hash",
+fn word(balancing: Balancing, ending: Ending) -> &'static str {
+    match (balancing, ending) {
+        (Balancing::RoundRobin, Ending::Pick) => "rr",
+        (Balancing::RoundRobin, Ending::Turn(_)) => "sticky",
+        (Balancing::Random, _) => "random",
+        (Balancing::SourceHash, _) => "hash",
     }
 }
 
@@ -339,7 +349,7 @@ impl Rotations {
                 }
             }
         }
-        let last = inheritance.slots.range(..CLASS).next_back().map(|(slot, _)| *slot);
+        let last = inheritance.slots.range(..SLOTS_END).next_back().map(|(slot, _)| *slot);
         self.next_slot = self.next_slot.max(last.map_or(0, |last| last + 1));
     }
 
@@ -352,7 +362,8 @@ impl Rotations {
         }
         let ranges: BTreeMap<_, _> = self.lots.values().map(|lot| (lot.base, lot.end())).collect();
         let is_single = |slot: &u32| ranges.range(..=slot).next_back().is_none_or(|(_, end)| slot >= end);
-        self.spare_slots.extend(inheritance.slots.range(..CLASS).map(|(slot, _)| *slot).filter(is_single));
+        self.spare_slots
+            .extend(inheritance.slots.range(..SLOTS_END).map(|(slot, _)| *slot).filter(is_single));
     }
 
     /// Makes lots where fewer classes are spare than a burst may ask for. Says whether there was anything to make.

@@ -199,8 +199,8 @@ impl Guards {
                 self.unclaimed.insert(number, Guard { number, list, guarded });
             }
         }
-        let used = inheritance.guards.keys().chain(inheritance.guarded.keys()).copied().collect();
-        self.numbers.adopt(&used);
+        let keys = inheritance.guards.keys().chain(inheritance.guarded.keys());
+        self.numbers.adopt(&keys.copied().filter(|number| is_guard(*number)).collect());
     }
 
     /// Goes on with a guard that an earlier run made.
@@ -221,7 +221,7 @@ impl Guards {
             journal.remove(map, Key::Number(number));
             freed.insert(number);
         }
-        for number in freed {
+        for number in freed.into_iter().filter(|number| is_guard(*number)) {
             self.numbers.give_back(number);
         }
         for guard in std::mem::take(&mut self.unclaimed).into_values() {

@@ -115,8 +115,10 @@ impl Targets {
                 self.leaving.extend(gone.map(Retired::Turns));
                 Target::InTurn(turns)
             }
-            (Some(Target::Sticky(sticky)), Some(seconds)) if sticky.seconds() == seconds => {
-                let (sticky, gone) = affinity::change(journal, &mut self.rotations, *sticky, order);
+            (Some(Target::Sticky(sticky)), Some(seconds))
+                if sticky.seconds() == seconds && self.identities.have_room(&sticky, &order) =>
+            {
+                let (sticky, gone) = self.identities.change(journal, &mut self.rotations, *sticky, order);
                 if !gone.is_empty() {
                     self.leaving.push(Retired::Sticky(gone));
                 }

@@ -15,6 +15,7 @@ use crate::{
 
 mod balancing;
 mod laws;
+mod limits;
 
 /// A service port named `default/<name>:http`.
 fn name(name: &str) -> ServicePortName {

@@ -44,14 +44,17 @@ fn a_client_s_hash_leaves_no_choice() {
     check(&ServicePort { affinity_seconds: Some(60), ..service }, &client(), "10.244.1.2:8080");
 }
 
+/// Tables of earlier versions are understood by these names: another name costs sticky clients their endpoint when the daemon is replaced.
 #[test]
 fn chains_are_named_by_how_they_choose() {
     let mut node = Node::new(&Settings::default());
     node.set(&name("a"), Some(&balanced(Balancing::Random, &[2, 3])));
     let sticky = ServicePort { affinity_seconds: Some(60), ..balanced(Balancing::SourceHash, &[2, 3]) };
     node.set(&name("b"), Some(&ServicePort { cluster_ip: "10.96.0.2".parse().unwrap(), ..sticky }));
+    let sticky = ServicePort { affinity_seconds: Some(60), ..port("10.96.0.3", &[2, 3]) };
+    node.set(&name("c"), Some(&sticky));
 
-    for chain in ["random-1-of-2-at-1", "hash-2-of-1024-at-17-for-60"] {
+    for chain in ["random-1-of-2-at-1", "hash-2-of-1024-at-17-for-60", "sticky-3-of-2-at-8209-for-60"] {
         assert!(node.table().chains.contains_key(chain), "{chain}");
     }
 }
