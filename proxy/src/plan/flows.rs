@@ -135,12 +135,10 @@ impl Suspects {
 
     /// Adds what was found out later.
     pub fn extend(&mut self, later: Self) {
-        if self.is_empty() {
-            *self = later;
-        } else if !later.is_empty() {
-            self.addresses.extend(later.addresses);
-            self.node_port_networks = later.node_port_networks;
+        if later.has_node_ports() {
+            self.node_port_networks = later.node_port_networks; // without, it does not say where they are served
         }
+        self.addresses.extend(later.addresses);
     }
 
     /// One filter for each family and protocol that is to be looked at, as narrow as lets all of it through. The kernel walks all flows for
