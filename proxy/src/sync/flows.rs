@@ -123,7 +123,8 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
             let suspects = Arc::new(suspects);
             let looked = self.look(&suspects).await;
             let took = began.elapsed();
-            let rest = match looked {
+            let rest = SETTLED.max(took.saturating_mul(REST));
+            match looked {
                 Ok(ended) => {
                     debug!(fresh = fresh.len(), took_ms = took.as_millis(), "looked flows through");
                     if ended > 0 {
@@ -132,15 +133,19 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
                     self.last_error = None;
                     self.pace.after(Outcome::Done);
                     again = fresh;
-                    SETTLED.max(took.saturating_mul(REST))
+                    sleep(rest).await;
                 }
                 Err(error) => {
                     self.complain(&*error);
                     again = Arc::unwrap_or_clone(suspects);
-                    self.pace.after(Outcome::Failed).unwrap_or(Duration::ZERO)
+                    let pause = self.pace.after(Outcome::Failed).unwrap_or(Duration::ZERO);
+                    sleep(rest).await;
+                    tokio::select! {
+                        () = sleep(pause.saturating_sub(rest)) => {}
+                        () = self.backlog.0.is_news.notified() => {} // must not wait for what cannot be mended
+                    }
                 }
-            };
-            sleep(rest).await;
+            }
         }
     }
 
