@@ -244,9 +244,10 @@ fn cidr(text: &str) -> Result<IpNetwork, String> {
 }
 
 impl Config {
-    /// The name of the Node object that is this machine: as given, or the host's.
+    /// The name of the Node object that is this machine: as given, or the host's where none is or an empty one.
     pub fn node_name(&self, host_name: &str) -> String {
-        self.hostname_override.as_deref().unwrap_or(host_name).trim().to_lowercase()
+        let given = self.hostname_override.as_deref().map(str::trim).filter(|name| !name.is_empty());
+        given.unwrap_or(host_name.trim()).to_lowercase()
     }
 
     /// The log level that kube-proxy's verbosity comes to.

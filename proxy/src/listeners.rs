@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use nix::errno::Errno;
 use tokio::{
     sync::watch,
     task::{AbortHandle, Id, JoinSet},
@@ -83,6 +84,8 @@ pub struct Listeners<S: Serve> {
     running: HashMap<Id, (S::Owner, Place)>,
     /// Tasks that were told to end, and their places.
     closing: HashMap<Id, Place>,
+    /// Whether it was said that there is no room for more sockets, wherever they are.
+    is_short: bool,
 }
 
 struct Wanted<P> {
@@ -104,6 +107,7 @@ impl<S: Serve> Listeners<S> {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             closing: HashMap::new(),
+            is_short: false,
         }
     }
 
@@ -160,6 +164,7 @@ impl<S: Serve> Listeners<S> {
             self.failed.remove(&(owner.clone(), place));
             self.open(owner, place);
         }
+        self.is_short &= !self.failed.is_empty();
     }
 
     fn open(&mut self, owner: S::Owner, place: Place) {
@@ -180,8 +185,12 @@ impl<S: Serve> Listeners<S> {
             }
             Err(error) => {
                 let complaint = error.to_string();
-                if wanted.complaint.as_ref() != Some(&complaint) {
-                    let what_to_do = remedy(&error);
+                let what_to_do = remedy(&error);
+                if is_shortage(&error) {
+                    if !std::mem::replace(&mut self.is_short, true) {
+                        warn!(service = %owner, %place, error = complaint, "there is no room for this {}, nor perhaps for others: {what_to_do}; tries again", S::NAME);
+                    }
+                } else if wanted.complaint.as_ref() != Some(&complaint) {
                     warn!(service = %owner, %place, error = complaint, "a {} is not open: {what_to_do}; tries again", S::NAME);
                     wanted.complaint = Some(complaint);
                 }
@@ -255,9 +264,14 @@ fn replace<T>(old: &mut T, new: T) -> bool {
     true
 }
 
+/// Says whether it is the process or the machine that lacks something: then one place's trouble is all places'.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
 /// What a person can do about a socket that does not open.
 fn remedy(error: &io::Error) -> &'static str {
-    use nix::errno::Errno;
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => {
             "end the program that listens there (ss -lnp), or give the service another port"

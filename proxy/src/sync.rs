@@ -179,7 +179,8 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             Ok(Committed { elements, is_unfinished }) => {
                 self.last_error = None;
                 self.followers.tell(&self.state);
-                if elements > 0 || !mem::replace(&mut self.has_committed, true) {
+                let is_first = !mem::replace(&mut self.has_committed, true);
+                if elements > 0 || is_first {
                     let took_ms = began.elapsed().as_millis();
                     info!(services = self.state.service_count(), elements, took_ms, "committed");
                 }

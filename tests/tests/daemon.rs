@@ -165,6 +165,8 @@ fairway_lab::sandbox_tests! {
             assert_eq!(served().0, []);
             let slots = || Some(served().1).filter(|slots| !slots.is_empty());
             wait::until("the slot to go", || slots().map_or(Ok(()), |left| Err(format!("{left:?}")))).unwrap();
+            let (said, _) = daemon.ends_by(Signal::SIGTERM);
+            assert!(!said.contains("committed"), "tells of a commit that changed no service: {said}");
         });
     }
 

@@ -81,6 +81,11 @@ fn external_ips_can_be_kept_within_networks() {
 }
 
 #[test]
+fn an_empty_name_of_the_node_is_none() {
+    assert_eq!(parse("--hostname-override=").unwrap().node_name("w1"), "w1");
+}
+
+#[test]
 fn the_node_s_name_is_trimmed_and_lower_cased() {
     assert_eq!(parse("").unwrap().node_name("W1\n"), "w1");
     assert_eq!(parse("--hostname-override Node-7").unwrap().node_name("w1"), "node-7");

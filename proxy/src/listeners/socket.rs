@@ -5,7 +5,6 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -54,8 +53,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Ok(accepted) => return accepted,
             Err(error) => {
                 debug!(%error, "did not accept a connection");
-                let errno = error.raw_os_error().map(Errno::from_raw);
-                if matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) {
+                if super::is_shortage(&error) {
                     sleep(SHORTAGE).await;
                 }
             }

@@ -15,12 +15,29 @@ struct Machine(Arc<Mutex<State>>);
 struct State {
     open: BTreeMap<Place, (&'static str, watch::Receiver<u32>)>,
     refused: BTreeSet<Place>,
+    /// Nothing more can be opened.
+    is_short: bool,
     attempts: usize,
     /// Places whose task is to end.
     broken: Arc<tokio::sync::Notify>,
 }
 
 struct Open(Machine, Place);
+
+/// Keeps what is logged.
+#[derive(Clone)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Said {
+    fn write(&mut self, said: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(said);
+        Ok(said.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -42,6 +59,9 @@ impl Serve for Machine {
     ) -> io::Result<BoxFuture<'static, ()>> {
         let mut state = self.0.lock().unwrap();
         state.attempts += 1;
+        if state.is_short {
+            return Err(io::Error::from_raw_os_error(nix::errno::Errno::EMFILE as i32));
+        }
         if state.refused.contains(&place) || state.open.contains_key(&place) {
             return Err(io::Error::from_raw_os_error(nix::errno::Errno::EADDRINUSE as i32));
         }
@@ -150,6 +170,36 @@ async fn what_is_refused_is_tried_again_less_and_less_often_and_others_go_on() {
     machine.refuse(1, false);
     pass(&mut listeners, Duration::from_secs(8)).await;
     assert_eq!(machine.open(), ["1: a 0", "2: b 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_room_for_more_is_said_once_for_all() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let writer = Said(Arc::clone(&said));
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let (mut listeners, machine) = listeners();
+    let complaints = || {
+        let said = String::from_utf8(said.lock().unwrap().clone()).unwrap();
+        said.lines().filter(|line| line.contains("WARN") && line.contains("ulimit -n")).count()
+    };
+
+    for _ in 1..=2 {
+        machine.0.lock().unwrap().is_short = true;
+        listeners.want(&"a", (1..=50).map(|port| (at(port), 0)));
+        listeners.settle().await;
+        listeners.want(&"b", (51..=100).map(|port| (at(port), 0)));
+        listeners.settle().await;
+        pass(&mut listeners, Duration::from_mins(1)).await;
+        machine.0.lock().unwrap().is_short = false;
+        pass(&mut listeners, Duration::from_mins(1)).await;
+        assert_eq!(machine.open().len(), 100);
+        listeners.want(&"a", []);
+        listeners.want(&"b", []);
+        listeners.settle().await;
+    }
+
+    assert_eq!(complaints(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,13 +146,11 @@ impl Suspects {
 
     /// Adds what was found out later.
     pub fn extend(&mut self, later: Self) {
-        if self.is_empty() {
-            *self = later;
-        } else if !later.is_empty() {
-            self.addresses.extend(later.addresses);
-            self.at_once.extend(later.at_once);
-            self.node_port_networks = later.node_port_networks;
+        if later.has_node_ports() {
+            self.node_port_networks = later.node_port_networks; // without, it does not say where they are served
         }
+        self.addresses.extend(later.addresses);
+        self.at_once.extend(later.at_once);
     }
 
     /// Splits off the addresses of TCP that led elsewhere before, or lead nowhere now: a client that waits for an answer sends again after a

@@ -174,7 +174,8 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
             let began = Instant::now();
             let looked = self.look(&suspects).await;
             let took = began.elapsed();
-            let rest = match looked {
+            let rest = SETTLED.max(took.saturating_mul(REST));
+            match looked {
                 Ok(ended) => {
                     let again = !round.is_over();
                     debug!(
@@ -188,15 +189,19 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
                     }
                     self.last_error = None;
                     self.pace.after(Outcome::Done);
-                    SETTLED.max(took.saturating_mul(REST))
+                    sleep(rest).await;
                 }
                 Err(error) => {
                     self.complain(&*error);
                     round.again.extend(Arc::unwrap_or_clone(suspects));
-                    self.pace.after(Outcome::Failed).unwrap_or(Duration::ZERO)
+                    let pause = self.pace.after(Outcome::Failed).unwrap_or(Duration::ZERO);
+                    sleep(rest).await;
+                    tokio::select! {
+                        () = sleep(pause.saturating_sub(rest)) => {}
+                        () = self.backlog.0.is_news.notified() => {} // must not wait for what cannot be mended
+                    }
                 }
-            };
-            sleep(rest).await;
+            }
         }
     }
 

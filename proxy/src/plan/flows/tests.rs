@@ -174,6 +174,25 @@ fn node_ports_are_ours_only_where_they_are_served() {
 }
 
 #[test]
+fn node_ports_stay_confined_whatever_else_is_looked_at_with_them() {
+    let addresses = NodePortAddresses::Cidrs(vec!["192.168.14.0/24".parse().unwrap()]);
+    let settings = Settings { node_port_addresses: addresses, ..Settings::default() };
+    let mut planner = Planner::new(&Family::ALL, &settings);
+    let node_port = with_node_port(30_053, port("10.96.0.10", &[1]));
+    planner.set(&name("dns", Protocol::Udp), Family::Ip, Some(&node_port));
+    let mut suspects = planner.take_suspects();
+
+    planner.set(&name("log", Protocol::Udp), Family::Ip, Some(&port("10.96.0.11", &[1])));
+    suspects.extend(planner.take_suspects());
+
+    let own = OwnAddresses([ip("192.168.14.50"), ip("172.17.0.1")].into());
+    let others = udp("172.17.0.1:30053", "172.17.0.1:30053");
+    assert!(!suspects.condemn(&others, &own, false), "{others} ends");
+    let ours = udp("192.168.14.50:30053", "192.168.14.50:30053");
+    assert!(suspects.condemn(&ours, &own, false), "{ours} goes on");
+}
+
+#[test]
 fn external_addresses_are_looked_at_too() {
     let external = |ips: &[&str]| ServicePort {
         external_ips: ips.iter().map(|text| ip(text)).collect(),

@@ -254,6 +254,26 @@ async fn what_fails_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_new_does_not_wait_for_what_goes_on_failing() {
+    let conntrack = Shared::default().with(|kept| kept.failures = usize::MAX);
+    let backlog = Backlog::default();
+    start(&backlog, &conntrack);
+    backlog.add(suspects("10.244.1.2:5353"));
+    listed(&conntrack, 8).await; // by now there are 30 s in between
+
+    let conntrack = conntrack.with(|kept| {
+        kept.failures = 0;
+        kept.fake.flows.push(flow(1, "10.244.1.2:5353"));
+    });
+    let told = Instant::now();
+    backlog.add(suspects("10.244.1.3:5353"));
+
+    listed(&conntrack, 9).await;
+    assert_eq!(conntrack.left(), Vec::<String>::new());
+    assert!(told.elapsed() <= Duration::from_secs(1), "{:?}", told.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_ends_when_it_is_told_to() {
     let (backlog, cancelled) = (Backlog::default(), CancellationToken::new());
     let task = tokio::spawn(Flows::new(backlog, Shared::default(), Nowhere, false).run(cancelled.clone()));
