@@ -4,7 +4,7 @@
 //! from within the ranges and drops the rest, and for the number that the packet is led to then. Equal lists share a
 //! chain, whose name says which list it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dataplane::nft::{
     Chain, ChainName, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement, Verdict,
@@ -149,19 +149,24 @@ impl Guards {
         guard
     }
 
-    /// Says whether it is known what the guard's list holds. If not, it cannot be planned for, and goes at once: a packet that has
-    /// just read it is dropped.
+    /// Says whether it is known what the guard's list holds. If not, it cannot be planned for, and goes at once.
     pub(super) fn is_known(&self, guard: Guard) -> bool {
         self.lists.get(&guard.list).is_some_and(|list| !list.ranges.is_empty())
     }
 
     /// Removes a guard that no address holds, and frees its number.
     pub(super) fn remove(&mut self, journal: &mut Journal, guard: Guard) {
+        self.remove_at_once(journal, guard);
+        self.numbers.give_back(guard.number);
+    }
+
+    /// Removes a guard that an address held until now. A packet that has just read it is dropped; it must not meet another service port's
+    /// guard, so nobody has the number until the next start.
+    pub(super) fn remove_at_once(&mut self, journal: &mut Journal, guard: Guard) {
         for (map, key, _) in guard.elements() {
             journal.remove(map, key);
         }
         self.give_back(journal, guard.list);
-        self.numbers.give_back(guard.number);
     }
 
     fn take_list(&mut self, journal: &mut Journal, ranges: &[IpNetwork]) -> ListId {
@@ -211,18 +216,13 @@ impl Guards {
         Some(guard)
     }
 
-    /// Removes what an earlier run left and nobody claimed, at once.
+    /// Removes what an earlier run left and nobody claimed, at once, as [`Guards::remove_at_once`] does.
     pub(super) fn disclaim(&mut self, journal: &mut Journal, inheritance: &mut Inheritance) {
         let guards = std::mem::take(&mut inheritance.guards).into_keys();
         let guarded = std::mem::take(&mut inheritance.guarded).into_keys();
         let left = guards.map(|guard| (GUARDS, guard)).chain(guarded.map(|guard| (GUARDED, guard)));
-        let mut freed = BTreeSet::new();
         for (map, number) in left {
             journal.remove(map, Key::Number(number));
-            freed.insert(number);
-        }
-        for number in freed.into_iter().filter(|number| is_guard(*number)) {
-            self.numbers.give_back(number);
         }
         for guard in std::mem::take(&mut self.unclaimed).into_values() {
             self.give_back(journal, guard.list);

@@ -156,7 +156,7 @@ impl Targets {
     pub(super) fn abandon_guard(&mut self, journal: &mut Journal, guard: Option<Guard>) {
         match guard {
             Some(guard) if self.guards.is_known(guard) => self.leaving.push(Retired::Guard(guard)),
-            Some(guard) => self.guards.remove(journal, guard),
+            Some(guard) => self.guards.remove_at_once(journal, guard),
             None => {}
         }
     }

@@ -152,7 +152,6 @@ fn promised(
     };
     let silence = |port: &ServicePort| if port.has_endpoints { Fate::Dropped } else { Fate::Rejected };
     let ip = destination.ip();
-    let is_known = services.values().any(|port| port.cluster_ip == ip);
     if let Some(port) = services.values().find(|port| port.cluster_ip == ip) {
         return match port.internal_policy {
             TrafficPolicy::Cluster => routes(&port.endpoints, Fate::Rejected, false),
@@ -165,7 +164,6 @@ fn promised(
             || port.node_port == Some(destination.port())
     };
     let Some(port) = services.values().find(|port| has(port)) else {
-        assert!(!is_known);
         return [Route { fate: Fate::Untouched, is_masqueraded: false }].into();
     };
     let client_ip: IpAddr = client.ip().parse().unwrap();

@@ -51,6 +51,32 @@ fn what_others_added_while_nobody_looked_is_taken_for_nothing_of_ours() {
     }
 }
 
+/// A packet may have read the guard when the ranges go: it must not meet those of another service, and go there.
+#[test]
+fn the_number_of_a_guard_that_goes_at_once_is_nobody_else_s() {
+    let mut node = Node::new(&Settings::default());
+    let service = |n: u8, ranges: &[&str]| ServicePort {
+        load_balancer_ips: vec![[192, 0, 2, n].into()],
+        source_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        ..port(&format!("10.96.0.{n}"), &[2])
+    };
+    node.set(&name("a"), Some(&service(1, &["10.9.0.0/16"])));
+    let guards = |node: &Node| node.table().maps["guards"].elements.keys().copied().collect::<Vec<_>>();
+    let before = guards(&node);
+
+    node.planner = Planner::within(&Family::ALL, &Settings::default(), &Surroundings::default());
+    for family in Family::ALL {
+        node.planner.adopt(Held::from(node.kernel.table(family).unwrap())).unwrap();
+    }
+    node.planner.set(&name("a"), Family::Ip, Some(&service(1, &[])));
+    node.planner.set(&name("b"), Family::Ip, Some(&service(2, &["10.8.0.0/16"])));
+    node.planner.disclaim();
+    node.commit();
+
+    assert_eq!((before.len(), guards(&node).len()), (1, 1));
+    assert_ne!(before, guards(&node));
+}
+
 /// A sticky service with endpoints 10.245.0.0 and so on, of which these are taken.
 fn large_and_sticky(endpoints: Range<u32>) -> ServicePort {
     let ip = |n: u32| IpAddr::from((0x0af5_0000 + n).to_be_bytes());
