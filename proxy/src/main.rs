@@ -53,7 +53,11 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(if_cleanup_else_run(&config)));
+        .and_then(|runtime| {
+            let done = runtime.block_on(if_cleanup_else_run(&config));
+            runtime.shutdown_background(); // a long file or a long list of flows that is being read holds up nobody
+            done
+        });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
