@@ -32,5 +32,6 @@ pub trait Conntrack {
     ) -> Result<Vec<Flow>, Self::Error>;
 
     /// Deletes these flows, and says how many of them were still there. Another flow that has taken the place of one of them stays.
+    /// One that cannot be deleted is an error, and no reason to leave others.
     fn delete(&mut self, flows: &[Flow]) -> Result<usize, Self::Error>;
 }

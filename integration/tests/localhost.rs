@@ -11,7 +11,7 @@ mod lone_node;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::Command,
+    process::{Command, Output},
     thread,
     time::Duration,
 };
@@ -129,6 +129,18 @@ impl LoneNode {
         wait::until("route_localnet", look).unwrap();
     }
 
+    /// Makes kernel parameters read-only for every program that is started on the node from now on.
+    fn make_sysctls_read_only(&self) {
+        self.node
+            .run(|| {
+                let (proc, none) = ("/proc/sys", None::<&str>);
+                mount(Some(proc), proc, none, MsFlags::MS_BIND, none).unwrap();
+                let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+                mount(none, proc, none, read_only, none).unwrap();
+            })
+            .unwrap();
+    }
+
     /// The machine outside sends packets for 127.0.0.1 to the node.
     fn let_outside_take_localhost_for_the_node(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -158,9 +170,20 @@ impl LoneNode {
 
     /// Runs the daemon's program once, to remove all that it made.
     fn clean_up(&self) {
-        let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
-        let output = self.node.run(|| command.arg("--cleanup").output().unwrap()).unwrap();
+        let output = self.run_cleanup();
         assert!(output.status.success(), "{output:?}");
+    }
+
+    /// The same where it cannot, and what it says.
+    fn try_to_clean_up(&self) -> String {
+        let output = self.run_cleanup();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn run_cleanup(&self) -> Output {
+        let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
+        self.node.run(|| command.arg("--cleanup").output().unwrap()).unwrap()
     }
 
     fn udp_client(&self, from: SocketAddr) -> UdpSocket {
@@ -233,8 +256,12 @@ fairway_lab::sandbox_tests! {
         node.await_refusal(localhost(30_081));
         let client = node.udp_client(localhost(0));
         client.connect(localhost(30_081)).unwrap();
-        client.send(b"hello").unwrap();
-        assert_eq!(client.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let refused = || match client.send(b"hello").and_then(|_| client.recv(&mut [0; 64])) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        wait::until("datagrams to be refused, too", refused).unwrap(); // each socket closes in its own time
     }
 
     fn without_endpoints_a_connection_is_reset_and_datagrams_go_on_once_there_are_some() {
@@ -334,17 +361,25 @@ fairway_lab::sandbox_tests! {
         assert_eq!(node.route_localnet(), "1");
     }
 
+    fn strangers_are_kept_from_localhost_as_long_as_route_localnet_cannot_be_put_back() {
+        let mut node = LoneNode::boot();
+        node.let_outside_take_localhost_for_the_node();
+        node.start_daemon(&["--localhost-node-ports"]);
+        node.await_route_localnet();
+        node.make_sysctls_read_only();
+
+        node.start_daemon(&[]);
+        assert_eq!(node.first_to_come_from_outside(), "to the node");
+
+        let cleaned_up = node.try_to_clean_up();
+        assert!(cleaned_up.contains("sysctl -w net/ipv4/conf/all/route_localnet=0"), "{cleaned_up}");
+        assert_eq!(node.first_to_come_from_outside(), "to the node");
+    }
+
     fn where_route_localnet_is_read_only_it_is_said_what_to_do_and_ipv6_goes_on() {
         let mut node = LoneNode::with_endpoint();
         node.write("service.yaml", &service(PORT));
-        node.node
-            .run(|| {
-                let (proc, none) = ("/proc/sys", None::<&str>);
-                mount(Some(proc), proc, none, MsFlags::MS_BIND, none).unwrap();
-                let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-                mount(none, proc, none, read_only, none).unwrap();
-            })
-            .unwrap();
+        node.make_sysctls_read_only();
 
         node.start_daemon(&["--localhost-node-ports"]);
 

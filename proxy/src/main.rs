@@ -2,7 +2,7 @@
 
 use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
@@ -53,7 +53,11 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(if_cleanup_else_run(&config)));
+        .and_then(|runtime| {
+            let done = runtime.block_on(if_cleanup_else_run(&config));
+            runtime.shutdown_background(); // a long file or a long list of flows that is being read holds up nobody
+            done
+        });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -81,7 +85,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
     let backlog = Backlog::default();
-    let services = Nftables::new(socket, &families, &settings(config))
+    // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
+    let guard_localhost = !config.localhost_node_ports && !is_route_localnet_put_back(config);
+    let services = Nftables::new(socket, &families, &Settings { guard_localhost, ..settings(config) })
         .with_repair(repair)
         .with_pruning(nft::Socket::open()?)
         .with_flows(backlog.clone());
@@ -152,16 +158,23 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
 
 /// What serves node ports on localhost, if that is wanted.
 fn localhost(config: &Config, followers: &mut Followers) -> Option<Localhost> {
-    let route_localnet = RouteLocalnet::new(&config.run_dir);
-    if config.localhost_node_ports {
-        return Some(Localhost::new(route_localnet, followers.first_commit(), followers.node_ports()));
+    config.localhost_node_ports.then(|| {
+        let route_localnet = RouteLocalnet::new(&config.run_dir);
+        Localhost::new(route_localnet, followers.first_commit(), followers.node_ports())
+    })
+}
+
+/// Puts `route_localnet` back where an earlier run has set it, and says whether nothing of that is left.
+fn is_route_localnet_put_back(config: &Config) -> bool {
+    let put_back = RouteLocalnet::new(&config.run_dir).put_back();
+    if let Err(error) = &put_back {
+        let error: &(dyn Error + 'static) = error;
+        warn!(
+            error,
+            "route_localnet stays as an earlier run had it, and so does the rule that guards 127.0.0.1"
+        );
     }
-    // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
-    if let Err(error) = route_localnet.put_back() {
-        let error: &(dyn Error + 'static) = &error;
-        warn!(error, "route_localnet stays set, as an earlier run had it");
-    }
-    None
+    put_back.is_ok()
 }
 
 /// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
@@ -179,7 +192,10 @@ async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationT
 async fn clean_up(config: &Config) -> anyhow::Result<()> {
     let localhost = RouteLocalnet::new(&config.run_dir).put_back().context("put route_localnet back");
     let files = files(config).remove().context("remove the files for the CNI plugin");
-    let tables = remove_tables().context("remove the nftables tables");
+    let tables = match &localhost {
+        Ok(_) => remove_tables().context("remove the nftables tables"),
+        Err(_) => Err(anyhow!("the nftables tables stay until then: they keep the network from 127.0.0.1")),
+    };
     let routes = async { nodes::remove_routes(&rtnl::Kernel::open()?).await };
     let routes = routes.await.context("remove the routes to other nodes");
     let failed: Vec<String> = [localhost.map(drop), files, tables, routes.map(drop)]
@@ -224,6 +240,7 @@ fn settings(config: &Config) -> Settings {
         masquerade_all: config.masquerade_all,
         node_port_addresses: config.nodeport_addresses.clone(),
         localhost_node_ports: config.localhost_node_ports,
+        guard_localhost: false,
         external_ips: config.external_ips.clone(),
         ping_cluster_ips: config.ping_cluster_ips,
         drop_invalid: !config.conntrack.tcp_be_liberal,

@@ -96,6 +96,9 @@ pub struct Sync<S, N> {
     /// What the next commit is about.
     touched: Touched,
     pace: Pace,
+    /// When to try again what could not be done for nodes, and how often it could not. Changes of services do not wait for that.
+    nodes_again_at: Option<Instant>,
+    nodes_pace: Pace,
     last_error: Option<String>,
     has_committed: bool,
 }
@@ -105,9 +108,18 @@ impl<S: Services, N: Nodes> Sync<S, N> {
     pub fn new(own_node: impl Into<String>, services: S, nodes: N) -> Self {
         // The routes left by an earlier run are compared with the nodes even if there are none.
         let touched = Touched::at_start();
-        let (pace, last_error, has_committed) = (Pace::default(), None, false);
-        let (state, followers) = (State::new(own_node), Followers::default());
-        Self { state, services, nodes, followers, touched, pace, last_error, has_committed }
+        Self {
+            state: State::new(own_node),
+            services,
+            nodes,
+            followers: Followers::default(),
+            touched,
+            pace: Pace::default(),
+            nodes_again_at: None,
+            nodes_pace: Pace::default(),
+            last_error: None,
+            has_committed: false,
+        }
     }
 
     /// Those who act on what has been committed.
@@ -129,6 +141,10 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 },
                 () = at(again_at) => {
                     is_due = true;
+                    None
+                }
+                () = at(self.nodes_again_at) => {
+                    self.touched.nodes = true;
                     None
                 }
                 () = self.services.disturbed(), if is_listed => {
@@ -157,10 +173,11 @@ impl<S: Services, N: Nodes> Sync<S, N> {
 
     async fn commit(&mut self) -> Outcome {
         let began = Instant::now();
-        let mut outcome = Outcome::Done;
-        if self.touched.nodes && !self.nodes.prepare(&self.state).await {
-            outcome = Outcome::Failed; // but what can be reached is served
+        if self.touched.nodes {
+            self.nodes_again_at = None;
         }
+        // Where it fails, what can be reached is served.
+        let is_prepared = !self.touched.nodes || self.nodes.prepare(&self.state).await;
 
         if mem::take(&mut self.touched.surroundings) {
             self.services.surround(&self.state.surroundings());
@@ -175,7 +192,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             self.followers.set(&name, family, port.as_ref());
             self.services.set(&name, family, port);
         }
-        match self.services.commit() {
+        let outcome = match self.services.commit() {
             Ok(Committed { elements, is_unfinished }) => {
                 self.last_error = None;
                 self.followers.tell(&self.state);
@@ -184,20 +201,19 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     let took_ms = began.elapsed().as_millis();
                     info!(services = self.state.service_count(), elements, took_ms, "committed");
                 }
-                if is_unfinished {
-                    outcome = outcome.max(Outcome::Unfinished);
-                }
+                if is_unfinished { Outcome::Unfinished } else { Outcome::Done }
             }
             Err(error) => {
                 self.complain(&error);
                 return Outcome::Failed; // what was to be removed may still be chosen
             }
-        }
+        };
 
-        if self.touched.nodes && !self.nodes.finish().await {
-            outcome = Outcome::Failed;
+        if mem::take(&mut self.touched.nodes) {
+            let is_done = self.nodes.finish().await && is_prepared;
+            let pause = self.nodes_pace.after(if is_done { Outcome::Done } else { Outcome::Failed });
+            self.nodes_again_at = pause.map(|pause| Instant::now() + pause);
         }
-        self.touched.nodes &= outcome == Outcome::Failed;
         outcome
     }
 

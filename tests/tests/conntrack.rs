@@ -214,6 +214,22 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn what_cannot_be_deleted_keeps_nothing_else_from_it() {
+        on_a_host(|mut kernel| {
+            let _kept = flows();
+            let listed: Vec<Flow> = all(&mut kernel).into_iter().collect();
+            let mut refused = listed.first().unwrap().clone(); // of two families at once
+            refused.reply.source = at("10.0.0.7:1");
+            refused.reply.destination = at("[fd00::7]:2");
+            let many = std::iter::repeat_n(&refused, 1_000).chain(&listed).cloned().collect::<Vec<_>>();
+
+            let error = kernel.delete(&many).unwrap_err();
+
+            assert!(error.to_string().contains(&refused.to_string()), "{error}");
+            assert_eq!(all(&mut kernel), BTreeSet::new());
+        });
+    }
+
     fn a_flow_says_who_was_asked_and_who_answers() {
         on_a_host(|mut kernel| {
             let _kept = flows();

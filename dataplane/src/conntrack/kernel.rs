@@ -49,6 +49,8 @@ fn needs(source: &io::Error) -> &'static str {
         Some(nix::libc::EOPNOTSUPP | nix::libc::EINVAL) => {
             ": the kernel needs nf_conntrack_netlink (CONFIG_NF_CT_NETLINK)"
         }
+        // Until 6.4, `ctnetlink_del_conntrack` asked whether it is offloaded.
+        Some(nix::libc::EBUSY) => ": it is in a flowtable, and kernels before 6.4 delete none of those",
         _ => "",
     }
 }
@@ -133,7 +135,14 @@ impl Conntrack for Socket {
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<usize, Error> {
-        flows.chunks(TOGETHER).try_fold(0, |deleted, flows| Ok(deleted + self.delete_together(flows)?))
+        let (mut deleted, mut failed) = (0, None);
+        for flows in flows.chunks(TOGETHER) {
+            match self.delete_together(flows) {
+                Ok(some) => deleted += some,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(deleted), Err)
     }
 }
 

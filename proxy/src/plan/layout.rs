@@ -100,7 +100,7 @@ pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surro
         (rejection::NOBODY, rejection::nobody()),
         (rejection::REJECT, rejection::reject()),
     ];
-    let is_guarded = node_ports::is_on_localhost(family, settings);
+    let is_guarded = node_ports::is_guarded(family, settings);
     let guard = is_guarded.then(|| ("guard", node_ports::guard(family)));
     let chains = chains.into_iter().chain(external::chains(family, settings, surroundings));
     for (name, chain) in chains.chain(unserved::chains(family, settings, surroundings)).chain(guard) {

@@ -82,6 +82,11 @@ pub(super) fn is_on_localhost(family: Family, settings: &Settings) -> bool {
     settings.localhost_node_ports && family == Family::Ip
 }
 
+/// Says whether [`guard`] is needed. IPv6 drops such packets by itself.
+pub(super) fn is_guarded(family: Family, settings: &Settings) -> bool {
+    (settings.localhost_node_ports || settings.guard_localhost) && family == Family::Ip
+}
+
 /// Drops what comes from a link with a loopback address: `route_localnet` would let it in (CVE-2020-8558).
 pub(super) fn guard(family: Family) -> Chain {
     let from_link = || Statement::Match(Match::NotLink(LinkName::Exact("lo".into())));

@@ -23,6 +23,8 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// Serve node ports on loopback addresses, too (IPv4, with `route_localnet`).
     pub localhost_node_ports: bool,
+    /// Keep the network from loopback addresses although no node ports are served there: `route_localnet` could not be put back.
+    pub guard_localhost: bool,
     /// External IPs that are served.
     pub external_ips: ExternalIps,
     /// Answer ping to cluster IPs.
@@ -41,6 +43,7 @@ impl Default for Settings {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::All,
             localhost_node_ports: false,
+            guard_localhost: false,
             external_ips: ExternalIps::All,
             ping_cluster_ips: false,
             drop_invalid: true,

@@ -119,6 +119,26 @@ impl Running {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_nodes_is_not_tried_again_with_every_change_of_a_service() {
+    let sync = Running::start(&["add routes", "add routes"]);
+    sync.does([Event::Listed], AT_ONCE).await;
+
+    for name in ["a", "b", "c"] {
+        let done = sync.does([service(name)], AT_ONCE).await;
+        assert!(
+            done.contains(&"commit".to_owned()) && !done.contains(&"add routes to 0".to_owned()),
+            "{done:?}"
+        );
+    }
+
+    let tries = async |seconds| {
+        let done = sync.does([], Duration::from_secs(seconds)).await;
+        done.iter().filter(|step| step.starts_with("add routes")).count()
+    };
+    assert_eq!([tries(1).await, tries(1).await, tries(2).await, tries(3_600).await], [1, 0, 1, 0]);
+}
+
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 fn service(name: &str) -> Event {
