@@ -126,6 +126,17 @@ impl Network {
         if self.version < since { Err(Error::Verb { verb, version: self.version, since }) } else { Ok(()) }
     }
 
+    /// Says whether the loopback link is meant, and no other: the plugin is called as type `loopback`.
+    pub fn is_loopback(&self) -> bool {
+        self.whole.get("type").and_then(Value::as_str) == Some("loopback")
+    }
+
+    /// What the plugins before this one did, or, for CHECK, what ADD returned.
+    pub fn prev_result(&self) -> Result<Option<AddResult>, Error> {
+        let result: Option<Value> = key(&self.whole, "prevResult")?;
+        result.map(AddResult::parse).transpose().map_err(Error::PrevResult)
+    }
+
     /// The attachments that the runtime still knows, for GC. None at all is a valid answer; the key must be there, though:
     /// its absence is not taken for a wish to remove everything.
     pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
@@ -231,8 +242,7 @@ impl Conf {
             let reason = "addresses are leased by fairway itself: leave it out";
             return Err(Error::Unsupported { key: "ipam.type".to_owned(), value: kind, reason });
         }
-        let prev_result: Option<Value> = key(whole, "prevResult")?;
-        let prev_result = prev_result.map(AddResult::parse).transpose().map_err(Error::PrevResult)?;
+        let prev_result = network.prev_result()?;
         Ok(Self {
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
             ranges: range_sets(ipam.only, ipam.ranges.unwrap_or_default())?,

@@ -7,6 +7,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod loopback;
 mod status;
 pub(crate) mod version;
 
@@ -34,23 +35,25 @@ pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> 
     let network = Network::parse(stdin)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?;
-    runtime.block_on(async {
-        match verb {
-            Verb::Add(target) => {
-                add::run(network, target).await.map(Some).map_err(|failure| failure.of(&target.subject()))
-            }
-            Verb::Check(target) => check::run(network, target)
-                .await
-                .map_err(|failure| failure.of(&target.subject()))
-                .map(|()| None),
-            Verb::Del(attachment) => {
-                let container = format!("container {}", attachment.container_id());
-                del::run(&network, attachment).await.map_err(|failure| failure.of(&container)).map(|()| None)
-            }
-            Verb::Gc => gc::run(&network).await.map(|()| None),
-            Verb::Status => status::run(network).await.map(|()| None),
-        }
+    let done = runtime.block_on(async {
+        if network.is_loopback() { loopback::run(&network, verb).await } else { wired(network, verb).await }
+    });
+    done.map_err(|failure| match verb.subject() {
+        Some(subject) => failure.of(&subject),
+        None => failure,
     })
+}
+
+/// The verbs of a network of pods.
+async fn wired(network: Network, verb: &Verb) -> Result<Option<String>, Failure> {
+    match verb {
+        Verb::Add(target) => return add::run(network, target).await.map(Some),
+        Verb::Check(target) => check::run(network, target).await?,
+        Verb::Del { attachment, .. } => del::run(&network, attachment).await?,
+        Verb::Gc => gc::run(&network).await?,
+        Verb::Status => status::run(network).await?,
+    }
+    Ok(None)
 }
 
 /// What goes wrong between the parts.

@@ -81,11 +81,27 @@ pub enum Verb {
     /// Look whether the pod's link is as it should be.
     Check(Target),
     /// Take the link and its addresses away.
-    Del(Attachment),
+    Del {
+        /// Which link of which container.
+        attachment: Attachment,
+        /// The container's network namespace, where it is still known.
+        netns: Option<PathBuf>,
+    },
     /// Take away all that the runtime does not know any more.
     Gc,
     /// Say whether an ADD would succeed.
     Status,
+}
+
+impl Verb {
+    /// Whom it concerns, with a word in front that says what it is; nobody in particular for GC and STATUS.
+    pub fn subject(&self) -> Option<String> {
+        match self {
+            Self::Add(target) | Self::Check(target) => Some(target.subject()),
+            Self::Del { attachment, .. } => Some(format!("container {}", attachment.container_id())),
+            Self::Gc | Self::Status => None,
+        }
+    }
 }
 
 /// Where a link is to be, or is.
@@ -229,7 +245,8 @@ impl Request {
                 let (container_id, ifname) = (&environment.container_id, &environment.ifname);
                 let needed = [("CNI_CONTAINERID", container_id), ("CNI_IFNAME", ifname)];
                 let [container_id, ifname] = present(command, needed)?;
-                Verb::Del(Attachment::new(container_id, ifname)?)
+                let netns = environment.netns.as_deref().map(PathBuf::from);
+                Verb::Del { attachment: Attachment::new(container_id, ifname)?, netns }
             }
             "GC" => Verb::Gc,
             "STATUS" => Verb::Status,

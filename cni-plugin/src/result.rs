@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::spec::SpecVersion;
@@ -14,13 +14,13 @@ use crate::spec::SpecVersion;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddResult {
     /// Links, on the host and in the pod.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_null")]
     pub interfaces: Vec<Interface>,
     /// The pod's addresses.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_null")]
     pub ips: Vec<Ip>,
     /// The pod's routes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_if_null")]
     pub routes: Vec<Route>,
     /// Name servers and such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +70,11 @@ pub struct Route {
     /// What else there is to it. Since 1.1.0.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
+}
+
+/// Go prints a list that was never made as `null`.
+fn none_if_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(list).map(Option::unwrap_or_default)
 }
 
 impl AddResult {

@@ -11,71 +11,20 @@ mod runtime;
 
 use std::{
     collections::BTreeSet,
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     thread,
-    time::Duration,
 };
 
 use dataplane::{
-    owner,
-    rtnl::{Address, Kernel, LOOPBACK, Mac, Neighbour, NeighbourState, Route, Routes, VethEnd},
+    rtnl::{Address, Kernel, Mac, Neighbour, NeighbourState, Route, Routes, VethEnd},
     sysctl,
 };
 use nix::mount::{MsFlags, mount};
-use runtime::{Runtime, addresses, dual_stack, failure, success};
+use runtime::{
+    Runtime, addresses, dual_stack, failure, success,
+    traces::{PATIENCE, Traces, say, traces},
+};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Connects from one place to an address of a pod, sends a word, and returns what the pod heard and from whom.
-fn say(runtime: &Runtime, from: Option<&str>, to: &str, address: &str) -> (String, IpAddr) {
-    let address = SocketAddr::new(address.parse().unwrap(), 80);
-    let listener = runtime.inside(to, || TcpListener::bind(address).unwrap());
-    let connect = || TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-    let mut client = match from {
-        Some(pod) => runtime.inside(pod, connect),
-        None => runtime.host.run(connect).unwrap(),
-    };
-    client.write_all(b"hello").unwrap();
-    drop(client);
-    let (mut server, peer) = listener.accept().unwrap();
-    server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = String::new();
-    server.read_to_string(&mut heard).unwrap();
-    (heard, peer.ip())
-}
-
-/// Everything on a host that is not there before the first pod.
-#[derive(Debug, Default, PartialEq)]
-struct Traces {
-    links: Vec<String>,
-    addresses: Vec<Address>,
-    routes: Vec<Route>,
-    neighbours: Vec<Neighbour>,
-    leases: Vec<String>,
-}
-
-fn traces(runtime: &Runtime) -> Traces {
-    let leases = runtime.leases();
-    runtime.on_host(|kernel| async move {
-        let links =
-            kernel.links().await.unwrap().into_iter().map(|link| link.name).filter(|name| name != "lo");
-        Traces {
-            links: links.collect(),
-            addresses: kernel.addresses().await.unwrap().into_iter().filter(|a| a.link != LOOPBACK).collect(),
-            routes: kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap(),
-            neighbours: kernel
-                .neighbours()
-                .await
-                .unwrap()
-                .into_iter()
-                .filter(|n| n.link != LOOPBACK)
-                .collect(),
-            leases,
-        }
-    })
-}
 
 fn end(name: &str) -> VethEnd {
     VethEnd { name: name.to_owned(), mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1500 }

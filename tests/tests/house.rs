@@ -284,6 +284,16 @@ fn every_promise_about_services_names_tests_that_are_there() {
 }
 
 #[test]
+fn every_promise_about_wiring_names_a_test_that_is_there() {
+    let (text, code) = (fs::read_to_string(root().join("docs/wiring.md")).unwrap(), code());
+    let named: Vec<_> = tests_named_in(&text).collect();
+    for test in &named {
+        assert!(code.contains(&format!("fn {test}(")), "no test {test}");
+    }
+    assert!(named.len() >= 5, "{named:?}");
+}
+
+#[test]
 fn the_daemon_s_flags_are_explained() {
     let text = fs::read_to_string(root().join("docs/operating.md")).unwrap();
     let command = <proxy::config::Config as clap::CommandFactory>::command();

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
+pub(crate) mod traces;
+
 use std::{
     ffi::OsString,
     io::Write,
@@ -86,17 +88,23 @@ impl Runtime {
 
     /// Runs the real program, and returns what it printed.
     pub(crate) fn exec(&self, verb: &str, container: &str) -> Outcome {
+        self.exec_other(&binaries::built().unwrap().fairway, verb, container, &self.conf)
+    }
+
+    /// Runs some plugin.
+    pub(crate) fn exec_other(&self, program: &Path, verb: &str, container: &str, conf: &Value) -> Outcome {
         self.host
             .run(|| {
-                let mut child = Command::new(&binaries::built().unwrap().fairway)
+                let mut child = Command::new(program)
                     .env_clear()
+                    .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") // others run iptables
                     .envs(variables(verb, container, &format!("/run/netns/{container}")))
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
                     .spawn()
                     .unwrap();
-                child.stdin.take().unwrap().write_all(self.conf.to_string().as_bytes()).unwrap();
+                child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
                 let output = child.wait_with_output().unwrap();
                 Outcome {
                     stdout: String::from_utf8(output.stdout).unwrap(),
