@@ -18,7 +18,7 @@
 
 pub mod kernel;
 
-use std::{collections::BTreeSet, net::IpAddr, os::unix::ffi::OsStrExt, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, os::unix::ffi::OsStrExt, path::Path};
 
 use dataplane::{
     owner,
@@ -82,6 +82,7 @@ pub struct Wiring {
     pub pod_end: VethEnd,
     /// The free text on the host end: the pod's name, cut where the kernel takes no more.
     pub alias: String,
+    least_pod_mtu: u32,
     endpoints: Vec<Endpoint>,
     routes: Vec<(PodRoute, IpAddr)>,
 }
@@ -140,10 +141,27 @@ impl Wiring {
         Ok(Self {
             host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed, wish.run_dir)),
             pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
+            least_pod_mtu: wish.mtu,
             alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
             routes: routes(wish.routes, &wish.endpoints)?,
             endpoints: wish.endpoints,
         })
+    }
+
+    /// Takes over what ADD returned of the pod end in the end: plugins after this one may have changed it, and say so. Where the
+    /// version of the result has no MTU they cannot say so, and a smaller one is taken for theirs.
+    #[must_use]
+    pub fn as_returned(mut self, pod_end: &Interface) -> Self {
+        let mac = pod_end.mac.as_ref().and_then(|mac| mac.parse().ok());
+        self.pod_end.mac = mac.unwrap_or(self.pod_end.mac);
+        self.pod_end.mtu = pod_end.mtu.unwrap_or(self.pod_end.mtu);
+        self.least_pod_mtu = pod_end.mtu.unwrap_or(LEAST_MTU);
+        self
+    }
+
+    /// Says which sizes of the largest packet are right for the pod end.
+    pub fn pod_mtu(&self) -> RangeInclusive<u32> {
+        self.least_pod_mtu..=self.pod_end.mtu
     }
 
     /// What belongs on the host end.

@@ -7,10 +7,23 @@
     reason = "a test that cannot go on fails, and plays the container runtime"
 )]
 
+mod chain;
 mod runtime;
 
-use dataplane::{rtnl::LOOPBACK, sysctl};
-use runtime::{Runtime, addresses, dual_stack, failure, success, traces::say};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use chain::{Chain, is_installed};
+use dataplane::{
+    rtnl::{Kernel, LOOPBACK},
+    sysctl,
+};
+use runtime::{
+    Runtime, addresses, dual_stack, failure, success,
+    traces::{Traces, say, traces},
+};
 use serde_json::{Value, json};
 
 /// A configuration as containerd passes it for the loopback link.
@@ -113,6 +126,158 @@ fairway_lab::sandbox_tests! {
         assert_eq!(addresses(&result), ["10.244.1.2", "fd00:10:244:1::2"]);
         assert_eq!(result["ips"][0]["interface"], 1);
     }
+    fn debian_s_portmap_leads_a_host_port_to_our_pod() {
+        if !is_installed("portmap") {
+            return;
+        }
+        let runtime = Runtime::new(versioned("1.0.0"));
+        let chain = Chain::of([
+            runtime.conf.clone(),
+            json!({
+                "type": "portmap",
+                "snat": true,
+                "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] },
+            }),
+        ]);
+        runtime.sandbox("web");
+        runtime.sandbox("client");
+        let result = chain.add(&runtime, "web");
+        success(&runtime.call("ADD", "client"));
+        assert_eq!(addresses(&result), ["10.244.1.2", "fd00:10:244:1::2"]);
+
+        let listener = runtime.inside("web", || TcpListener::bind("10.244.1.2:80").unwrap());
+        let mut client = runtime.inside("client", || TcpStream::connect("10.244.1.1:8080").unwrap());
+        client.write_all(b"hello").unwrap();
+        drop(client);
+        let mut heard = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "hello");
+
+        chain.check_at(0, &runtime, "web", &result); // portmap 1.1.1 looks for rules of IPv4 among those of IPv6
+        chain.del(&runtime, "web", &result);
+        chain.del(&runtime, "web", &result);
+        success(&runtime.call("DEL", "client"));
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
+    fn debian_s_bandwidth_limits_our_host_end_and_both_find_what_they_made() {
+        if !is_installed("bandwidth") {
+            return;
+        }
+        let runtime = Runtime::new(versioned("1.0.0"));
+        let rates = json!({ "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000 });
+        let chain =
+            Chain::of([runtime.conf.clone(), json!({ "type": "bandwidth", "runtimeConfig": { "bandwidth": rates } })]);
+        runtime.sandbox("a");
+
+        let result = chain.add(&runtime, "a");
+
+        assert_eq!(result["interfaces"].as_array().unwrap().len(), 3, "ours, and its ifb link: {result}");
+        assert_eq!(result["ips"][0]["interface"], 1);
+        chain.check(&runtime, "a", &result);
+        assert_eq!(say(&runtime, None, "a", "10.244.1.2").0, "hello");
+        chain.del(&runtime, "a", &result);
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
+    fn debian_s_tuning_may_change_our_pod_end_without_our_taking_it_for_damage() {
+        if !is_installed("tuning") {
+            return;
+        }
+        let runtime = Runtime::new(versioned("1.0.0"));
+        let tuning = json!({
+            "type": "tuning",
+            "mac": "02:11:22:33:44:55",
+            "mtu": 1400,
+            "sysctl": { "net.ipv4.conf.eth0.log_martians": "1" },
+        });
+        let chain = Chain::of([runtime.conf.clone(), tuning]);
+        runtime.sandbox("a");
+
+        let result = chain.add(&runtime, "a");
+
+        assert_eq!(result["interfaces"][1]["mac"], "02:11:22:33:44:55");
+        let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap() });
+        assert_eq!((eth0.mac.unwrap().to_string().as_str(), eth0.mtu), ("02:11:22:33:44:55", 1400));
+        for address in addresses(&result) {
+            assert_eq!(say(&runtime, None, "a", &address).0, "hello", "the host learns the new hardware address");
+        }
+        chain.check(&runtime, "a", &result);
+        chain.del(&runtime, "a", &result);
+        assert_eq!(traces(&runtime), Traces::default());
+    }
+
+    fn a_pod_end_that_is_not_what_prev_result_says_is_damage() {
+        let runtime = Runtime::new(dual_stack());
+        let mut result = runtime.add("a");
+        result["interfaces"][1]["mac"] = json!("02:11:22:33:44:55");
+        result["interfaces"][1]["mtu"] = json!(1400);
+
+        let (code, told) =
+            failure(&runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result }))));
+
+        assert_eq!(code, 102);
+        assert!(told.contains("link eth0 in its namespace has MTU 1450, not 1400"), "{told}");
+        assert!(told.contains(", not 02:11:22:33:44:55"), "{told}");
+    }
+
+    fn where_a_version_has_no_mtu_a_larger_one_is_still_damage() {
+        let runtime = Runtime::new(versioned("1.0.0"));
+        runtime.sandbox("a");
+        let result = success(&runtime.call("ADD", "a"));
+        let conf = runtime.conf_with(&json!({ "prevResult": result }));
+        let with_mtu = |mtu: u32| {
+            runtime.in_pod("a", |kernel| async move { set_mtu(&kernel, mtu).await });
+            runtime.call_with("CHECK", "a", &conf)
+        };
+
+        success(&with_mtu(1400));
+        assert_eq!(
+            failure(&with_mtu(1500)),
+            (102, "pod default/a: link eth0 in its namespace has MTU 1500, not 1450".to_owned())
+        );
+    }
+
+    fn behind_another_plugin_s_links_ours_are_found_by_their_place() {
+        for (before, theirs) in [("bridge", 2), ("ptp", 2), ("macvlan", 1)] {
+            if !is_installed(before) || !is_installed("host-local") {
+                continue;
+            }
+            let runtime = Runtime::new(versioned("1.0.0"));
+            runtime.on_host(|kernel| async move { kernel.add_bridge("uplink").await.unwrap() });
+            let first = json!({
+                "type": before,
+                "master": "uplink",
+                "ipam": { "type": "host-local", "dataDir": "/run/fairway/host-local", "subnet": "10.99.0.0/24" },
+            });
+            let chain = Chain::of([first, runtime.conf.clone()]).with_ifname_of_last("net1");
+            runtime.sandbox("a");
+
+            let result = chain.add(&runtime, "a");
+
+            assert_eq!(addresses(&result), ["10.99.0.2", "10.244.1.2", "fd00:10:244:1::2"], "{before}");
+            let (ips, links) = (&result["ips"], &result["interfaces"]);
+            let link_of = |ip: usize| &links[usize::try_from(ips[ip]["interface"].as_u64().unwrap()).unwrap()];
+            assert_eq!((&link_of(0)["name"], &link_of(1)["name"]), (&json!("eth0"), &json!("net1")));
+            assert!(links.as_array().unwrap().len() >= theirs + 2);
+            assert_eq!(say(&runtime, None, "a", "10.244.1.2").0, "hello");
+            chain.check_at(1, &runtime, "a", &result); // theirs take all addresses for their own link's
+            chain.del(&runtime, "a", &result);
+            assert_eq!(runtime.leases(), [""; 0]);
+        }
+    }
+}
+
+async fn set_mtu(kernel: &Kernel, mtu: u32) {
+    let eth0 = kernel.link("eth0").await.unwrap();
+    kernel.set_mtu(eth0.index, mtu).await.unwrap();
+}
+
+/// Two families, in a version that Debian's plugins speak.
+fn versioned(version: &str) -> Value {
+    let mut conf = dual_stack();
+    conf["cniVersion"] = json!(version);
+    conf
 }
 
 fn main() -> std::process::ExitCode {

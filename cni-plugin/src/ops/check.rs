@@ -45,20 +45,31 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<(), Failure
     if !homeless.is_empty() {
         return Err(Altered::Faults(homeless.join("; ")).into()); // how it should be wired is not known any more either
     }
-    let wiring = plan.wiring(&conf, target, &record)?;
+    let mut wiring = plan.wiring(&conf, target, &record)?;
 
     let mut faults = disagreements(&returned, &wiring, &record);
+    if let Some(place) = place_of(&returned, &wiring)
+        && let Some(pod_end) = returned.interfaces.get(place)
+    {
+        wiring = wiring.as_returned(pod_end);
+    }
     let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
     faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
     if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
 }
 
+/// Finds the pod end among the links that ADD returned.
+fn place_of(returned: &AddResult, wiring: &Wiring) -> Option<usize> {
+    let mut links = returned.interfaces.iter();
+    links.position(|link| {
+        link.name == wiring.pod_end.name && link.sandbox.as_ref().is_some_and(|s| !s.is_empty())
+    })
+}
+
 /// Lists where what ADD returned and what is leased are not the same.
 fn disagreements(returned: &AddResult, wiring: &Wiring, record: &Record) -> Vec<String> {
     let mut faults = Vec::new();
-    let is_pod_end =
-        |link: &crate::result::Interface| link.name == wiring.pod_end.name && link.sandbox.is_some();
-    let Some(place) = returned.interfaces.iter().position(is_pod_end) else {
+    let Some(place) = place_of(returned, wiring) else {
         return vec![format!("prevResult has no link {} in the pod", wiring.pod_end.name)];
     };
     let of_pod_end = returned.ips.iter().filter(|ip| ip.interface == Some(place));

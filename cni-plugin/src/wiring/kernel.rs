@@ -3,7 +3,7 @@
 //! In: a [`Wiring`], the host's kernel and the pod's namespace. Out: links, addresses, routes and neighbours, or what is wrong with
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use dataplane::{
     netns::{self, Netns},
@@ -102,8 +102,8 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), 
     refuse_advertisements(&wiring.host_end.name)?;
     if wiring.has_family(false) {
         allow_ipv6(HOST, &[&wiring.host_end.name])?;
-        netns.run(|| allow_ipv6(POD, &["lo", &wiring.pod_end.name]))??;
     }
+    netns.run(|| prepare_pod(wiring))??;
     pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
     pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
     host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
@@ -183,6 +183,23 @@ fn set_if_there(key: &str, value: &str) -> Result<(), Error> {
     }
 }
 
+/// Sets what belongs to the pod's namespace.
+fn prepare_pod(wiring: &Wiring) -> Result<(), Error> {
+    let name = &wiring.pod_end.name;
+    if wiring.has_family(false) {
+        allow_ipv6(POD, &["lo", name])?;
+    }
+    // A plugin after this one may give the link another hardware address, which the host would believe in only when questions to
+    // the old one have gone unanswered: seconds later. So the pod tells. Where that cannot be set, it is not needed either.
+    for (is_ipv4, key) in [(true, "arp_notify"), (false, "ndisc_notify")] {
+        if wiring.has_family(is_ipv4) {
+            let family = if is_ipv4 { "ipv4" } else { "ipv6" };
+            let _ = sysctl::set(&format!("net/{family}/conf/{name}/{key}"), "1");
+        }
+    }
+    Ok(())
+}
+
 /// Some runtimes make namespaces in which IPv6 is off.
 fn allow_ipv6(place: &'static str, links: &[&str]) -> Result<(), Error> {
     for link in links {
@@ -205,7 +222,8 @@ pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<
     match host_end {
         None => faults.push(format!("link {} {HOST} is missing", wiring.host_end.name)),
         Some(link) => {
-            faults.extend(differences(&wiring.host_end, &link, HOST));
+            let mtu = wiring.host_end.mtu..=wiring.host_end.mtu;
+            faults.extend(differences(&wiring.host_end, &mtu, &link, HOST));
             let side = wiring.host_side(link.index);
             faults.extend(missing(host, &side, HOST).await.map_err(on_host)?);
         }
@@ -213,7 +231,7 @@ pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<
     match pod_end {
         None => faults.push(format!("link {} {POD} is missing", wiring.pod_end.name)),
         Some(link) => {
-            faults.extend(differences(&wiring.pod_end, &link, POD));
+            faults.extend(differences(&wiring.pod_end, &wiring.pod_mtu(), &link, POD));
             let side = wiring.pod_side(link.index);
             faults.extend(missing(pod, &side, POD).await.map_err(in_pod)?);
         }
@@ -221,7 +239,7 @@ pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<
     Ok(faults)
 }
 
-fn differences(wanted: &VethEnd, link: &Link, place: &str) -> Vec<String> {
+fn differences(wanted: &VethEnd, mtu: &RangeInclusive<u32>, link: &Link, place: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let name = &link.name;
     if !link.is_veth() {
@@ -230,7 +248,7 @@ fn differences(wanted: &VethEnd, link: &Link, place: &str) -> Vec<String> {
     if !link.is_up {
         faults.push(format!("link {name} {place} is down"));
     }
-    if link.mtu != wanted.mtu {
+    if !mtu.contains(&link.mtu) {
         faults.push(format!("link {name} {place} has MTU {}, not {}", link.mtu, wanted.mtu));
     }
     if link.mac != Some(wanted.mac) {

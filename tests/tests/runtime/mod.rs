@@ -88,17 +88,26 @@ impl Runtime {
 
     /// Runs the real program, and returns what it printed.
     pub(crate) fn exec(&self, verb: &str, container: &str) -> Outcome {
-        self.exec_other(&binaries::built().unwrap().fairway, verb, container, &self.conf)
+        self.exec_as(&binaries::built().unwrap().fairway, verb, container, "eth0", &self.conf)
     }
 
-    /// Runs some plugin.
-    pub(crate) fn exec_other(&self, program: &Path, verb: &str, container: &str, conf: &Value) -> Outcome {
+    /// Runs some plugin for a link of that name.
+    pub(crate) fn exec_as(
+        &self,
+        program: &Path,
+        verb: &str,
+        container: &str,
+        ifname: &str,
+        conf: &Value,
+    ) -> Outcome {
         self.host
             .run(|| {
                 let mut child = Command::new(program)
                     .env_clear()
                     .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") // others run iptables
                     .envs(variables(verb, container, &format!("/run/netns/{container}")))
+                    .env("CNI_IFNAME", ifname)
+                    .env("CNI_PATH", "/opt/cni/bin:/usr/lib/cni")
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
