@@ -4,8 +4,11 @@
 //! ([`Conf`]): DEL and GC work with whatever the rest has become meanwhile. Unknown keys are ignored, as the specification
 //! asks; known ones that would change what a pod gets, and that the plugin does not honour, are an error.
 
+pub(crate) mod mode;
+
 use std::{net::IpAddr, path::PathBuf};
 
+use dataplane::rtnl::Mac;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -16,6 +19,7 @@ use crate::{
     request::is_identifier,
     result::AddResult,
     spec::{Incompatible, SpecVersion},
+    wiring::bridge::Bridging,
 };
 
 /// Where leases are kept, unless the configuration says otherwise.
@@ -60,6 +64,12 @@ pub enum Error {
     /// A range that is none.
     #[error("ipam")]
     Ranges(#[from] ipam::Error),
+    /// A bridge that could not be.
+    #[error("bridge {0:?}: at most 15 bytes, without / : or space, and not . or ..")]
+    Bridge(String),
+    /// A hardware address that no link can have.
+    #[error("mac {0:?}: six pairs of hexadecimal digits with colons between them, and no group's")]
+    Mac(String),
     /// A route that leads nowhere.
     #[error("ipam.routes: {0}")]
     Route(String),
@@ -84,9 +94,13 @@ impl Coded for Error {
             Self::Decode(_) | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
-            Self::Missing(_) | Self::Name(_) | Self::RunDir(_) | Self::Ranges(_) | Self::Route(_) => {
-                Code::InvalidConfiguration
-            }
+            Self::Missing(_)
+            | Self::Name(_)
+            | Self::RunDir(_)
+            | Self::Ranges(_)
+            | Self::Bridge(_)
+            | Self::Mac(_)
+            | Self::Route(_) => Code::InvalidConfiguration,
         }
     }
 }
@@ -166,6 +180,10 @@ pub struct Conf {
     pub network: Network,
     /// The largest packet; otherwise what the daemon says, or Ethernet's.
     pub mtu: Option<u32>,
+    /// The bridge that pods are plugged into; nothing where they are routed.
+    pub bridging: Option<Bridging>,
+    /// The hardware address that the pod's link must have.
+    pub mac: Option<Mac>,
     /// Where addresses come from: one of each set. Nothing: from the daemon's pod CIDRs.
     pub ranges: Option<Vec<RangeSet>>,
     /// The pod's routes; otherwise a default route for each family that it has an address of.
@@ -193,14 +211,12 @@ pub struct PodRoute {
 }
 
 /// Keys that would change what a pod gets. To go on without a word would be wrong.
-const NOT_HONOURED: [(&str, &str); 7] = [
+const NOT_HONOURED: [(&str, &str); 5] = [
     ("runtimeConfig/portMappings", "host ports are not supported yet"),
     ("runtimeConfig/bandwidth", "bandwidth limits are not supported yet"),
     ("runtimeConfig/ipRanges", "set ipam.ranges instead"),
     ("runtimeConfig/ips", "the plugin chooses addresses itself"),
-    ("runtimeConfig/mac", "the plugin chooses hardware addresses itself"),
     ("args/cni/ips", "the plugin chooses addresses itself"),
-    ("args/cni/mac", "the plugin chooses hardware addresses itself"),
 ];
 
 #[derive(Debug, Default, Deserialize)]
@@ -244,6 +260,8 @@ impl Conf {
         }
         let prev_result = network.prev_result()?;
         Ok(Self {
+            bridging: mode::parse(whole)?,
+            mac: mode::mac(whole)?,
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
             ranges: range_sets(ipam.only, ipam.ranges.unwrap_or_default())?,
             routes: ipam.routes.map(|routes| routes.into_iter().map(pod_route).collect()).transpose()?,

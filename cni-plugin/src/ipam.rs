@@ -108,6 +108,11 @@ impl Range {
         Ok(Self { subnet, start, end, gateway })
     }
 
+    /// The subnet.
+    pub fn subnet(&self) -> IpNetwork {
+        self.subnet
+    }
+
     /// The gateway.
     pub fn gateway(&self) -> IpAddr {
         self.gateway

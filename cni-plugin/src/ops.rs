@@ -138,7 +138,8 @@ impl Plan {
     fn wiring(&self, conf: &Conf, target: &Target, record: &Record) -> Result<Wiring, Failure> {
         let gateways = record.addresses.iter().filter_map(|address| {
             let range = self.sets.iter().find_map(|set| set.range_of(*address))?;
-            Some(Endpoint { address: *address, gateway: range.gateway() })
+            let (gateway, prefix) = (range.gateway(), range.subnet().prefix());
+            Some(Endpoint { address: *address, gateway, prefix })
         });
         let wish = Wish {
             network: &conf.network.name,
@@ -146,7 +147,9 @@ impl Plan {
             run_dir: &conf.network.run_dir,
             alias: &target.name(),
             mtu: self.mtu,
+            mac: conf.mac.or(target.mac),
             endpoints: gateways.collect(),
+            bridging: conf.bridging.as_ref(),
             routes: conf.routes.as_deref(),
         };
         Ok(Wiring::of(wish)?)

@@ -5,7 +5,12 @@
 
 use std::{ffi::OsString, path::PathBuf, time::SystemTime};
 
-use crate::failure::{Code, Coded};
+use dataplane::rtnl::Mac;
+
+use crate::{
+    conf::mode::mac_in,
+    failure::{Code, Coded},
+};
 
 /// The variables that the plugin reads, and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +120,8 @@ pub struct Target {
     pub may_be_own: bool,
     /// The pod, where the runtime says it.
     pub pod: Option<Pod>,
+    /// The hardware address that the link must have, where the runtime says one.
+    pub mac: Option<Mac>,
     /// When the call was made.
     pub now: SystemTime,
 }
@@ -203,6 +210,9 @@ pub enum Error {
     /// `CNI_ARGS` is not what it should be.
     #[error("CNI_ARGS: {0:?} is not KEY=VALUE")]
     Args(String),
+    /// `CNI_ARGS` asks for a hardware address that no link can have.
+    #[error("CNI_ARGS: MAC={0:?}: six pairs of hexadecimal digits with colons between them, and no group's")]
+    Mac(String),
     /// `CNI_ARGS` asks for what the plugin does not do.
     #[error("CNI_ARGS {key}={value}: the plugin chooses addresses itself")]
     Unsupported {
@@ -270,6 +280,7 @@ fn target(environment: &Environment, command: &str) -> Result<Target, Error> {
         netns: PathBuf::from(netns),
         may_be_own: override_.is_some_and(|v| ["1", "t", "T", "TRUE", "true", "True"].contains(&v)),
         pod: pod_of(environment.args.as_deref())?,
+        mac: mac_of(environment.args.as_deref())?,
         now: environment.now,
     })
 }
@@ -304,12 +315,22 @@ fn pod_of(args: Option<&str>) -> Result<Option<Pod>, Error> {
     Ok(namespace.zip(name).map(|(namespace, name)| Pod { namespace, name }))
 }
 
+fn mac_of(args: Option<&str>) -> Result<Option<Mac>, Error> {
+    for pair in pairs(args.unwrap_or_default()) {
+        if let ("MAC", value) = pair?
+            && !value.is_empty()
+        {
+            return mac_in(value).map(Some).ok_or_else(|| Error::Mac(value.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 /// Refuses what would be wrong to ignore in silence: a wish for a certain address.
 fn refuse_wishes(args: Option<&str>) -> Result<(), Error> {
     for pair in pairs(args.unwrap_or_default()) {
         let (key, value) = match pair? {
             ("IP", value) => ("IP", value),
-            ("MAC", value) => ("MAC", value),
             _ => continue,
         };
         if !value.is_empty() {
@@ -331,7 +352,7 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 }
 
 /// What the kernel takes: `dev_valid_name` of `net/core/dev.c`.
-fn is_link_name(text: &str) -> bool {
+pub(crate) fn is_link_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 15
         && !matches!(text, "." | "..")

@@ -1,7 +1,7 @@
 //! What makes a pod reachable: a veth pair, and on either side an address, routes and a neighbour. Pure: nothing is done here.
 //!
-//! In: an attachment, its addresses and their gateways. Out: the pair, and what belongs on each end. There is no bridge, so nothing
-//! depends on `br_netfilter`; every packet is routed by the host, where service rules see it.
+//! In: an attachment, its addresses and their gateways. Out: the pair, and what belongs on each end. Unless one is asked for, there is
+//! no bridge ([`bridge`]), so nothing depends on `br_netfilter`; every packet is routed by the host, where service rules see it.
 //!
 //! ```text
 //!  host                                               │ pod
@@ -16,10 +16,13 @@
 //! attachment a link is known by name. Where the attachment is not known any more, a link whose name and address agree is
 //! ours; others may well have names that begin with `fw`.
 
+pub mod bridge;
 pub mod kernel;
+mod routes;
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, os::unix::ffi::OsStrExt, path::Path};
 
+use self::bridge::Bridging;
 use dataplane::{
     owner,
     rtnl::{self, Address, Link, Mac, Neighbour, NeighbourState, VethEnd},
@@ -50,8 +53,10 @@ const LEAST_MTU_V6: u32 = 1280;
 pub struct Endpoint {
     /// The pod's.
     pub address: IpAddr,
-    /// The host end's.
+    /// The host end's, or whose else it is on a bridge.
     pub gateway: IpAddr,
+    /// The length of the prefix of the subnet that the pod's address is of.
+    pub prefix: u8,
 }
 
 /// What a wiring is made of.
@@ -67,9 +72,13 @@ pub struct Wish<'a> {
     pub alias: &'a str,
     /// The largest packet.
     pub mtu: u32,
+    /// The hardware address of the pod's end; otherwise one is made up.
+    pub mac: Option<Mac>,
     /// The pod's addresses.
     pub endpoints: Vec<Endpoint>,
-    /// The pod's routes; otherwise a default route for each family.
+    /// The bridge that the host end is plugged into; nothing where the pod is routed.
+    pub bridging: Option<&'a Bridging>,
+    /// The pod's routes; otherwise those that its mode gives it.
     pub routes: Option<&'a [PodRoute]>,
 }
 
@@ -82,13 +91,15 @@ pub struct Wiring {
     pub pod_end: VethEnd,
     /// The free text on the host end: the pod's name, cut where the kernel takes no more.
     pub alias: String,
+    /// The bridge that the host end is plugged into; nothing where the pod is routed.
+    pub bridging: Option<Bridging>,
     least_pod_mtu: u32,
     endpoints: Vec<Endpoint>,
     routes: Vec<(PodRoute, IpAddr)>,
 }
 
-/// What belongs on one end of the pair, once its index is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What belongs on one end of the pair, or on the bridge, once its index is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Side {
     /// Its addresses.
     pub addresses: Vec<Address>,
@@ -112,13 +123,21 @@ pub enum Error {
     /// The family has no address.
     #[error("ipam.routes: {0} is of a family that the pod has no address of")]
     NoAddress(IpNetwork),
-    /// Only the host end is reached by the pod.
-    #[error("ipam.routes: {dst} through {gw}, which is the gateway of no range: leave gw out")]
+    /// A routed pod reaches the host end and nobody else; one on a bridge, all of its subnet.
+    #[error("ipam.routes: {dst} through {gw}, which is no gateway that the pod reaches: leave gw out")]
     NoGateway {
         /// The destination.
         dst: IpNetwork,
         /// The gateway.
         gw: IpAddr,
+    },
+    /// A bridge leads to the subnet and no further.
+    #[error("gateway {gateway} is not in the subnet of {address}: over a bridge it is not reached")]
+    FarGateway {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The pod's address in its subnet.
+        address: IpNetwork,
     },
 }
 
@@ -136,14 +155,18 @@ impl Wiring {
         if !(least..=MOST_MTU).contains(&wish.mtu) {
             return Err(Error::Mtu { mtu: wish.mtu, least });
         }
+        if wish.bridging.is_some() {
+            bridge::gateways_are_near(&wish.endpoints)?;
+        }
         let seed = seed_of(wish.network, wish.attachment);
         let end = |name: &str, mac| VethEnd { name: name.to_owned(), mac, mtu: wish.mtu };
         Ok(Self {
             host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed, wish.run_dir)),
-            pod_end: end(wish.attachment.ifname(), pod_mac(seed)),
+            pod_end: end(wish.attachment.ifname(), wish.mac.unwrap_or_else(|| pod_mac(seed))),
             least_pod_mtu: wish.mtu,
             alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
-            routes: routes(wish.routes, &wish.endpoints)?,
+            bridging: wish.bridging.cloned(),
+            routes: routes::of(wish.routes, &wish.endpoints, wish.bridging)?,
             endpoints: wish.endpoints,
         })
     }
@@ -164,8 +187,11 @@ impl Wiring {
         self.least_pod_mtu..=self.pod_end.mtu
     }
 
-    /// What belongs on the host end.
+    /// What belongs on the host end: on a bridge's port, nothing.
     pub fn host_side(&self, link: u32) -> Side {
+        if self.bridging.is_some() {
+            return Side::default();
+        }
         let gateways = self.gateways().into_iter().map(|gateway| Address::bare(link, alone(gateway)));
         let routes = self.endpoints.iter().map(|endpoint| rtnl::Route {
             source: Some(endpoint.gateway),
@@ -177,15 +203,27 @@ impl Wiring {
 
     /// What belongs on the pod end.
     pub fn pod_side(&self, link: u32) -> Side {
+        if self.bridging.is_some() {
+            return self.bridged_pod_side(link);
+        }
         let gateways = self.gateways();
         let own = self.endpoints.iter().map(|endpoint| Address::bare(link, alone(endpoint.address)));
         let near = gateways.iter().map(|gateway| rtnl::Route::on_link(alone(*gateway), link));
+        let hosts = gateways.iter().map(|gateway| known(link, *gateway, self.host_end.mac));
+        Side {
+            addresses: own.collect(),
+            routes: near.chain(self.far_routes(link)).collect(),
+            neighbours: hosts.collect(),
+        }
+    }
+
+    /// The routes that the pod is given.
+    fn far_routes(&self, link: u32) -> Vec<rtnl::Route> {
         let far = self.routes.iter().map(|(route, gateway)| rtnl::Route {
             mtu: route.mtu.filter(|mtu| *mtu > 0),
             ..rtnl::Route::through(route.dst, *gateway, link).with_metric(route.priority)
         });
-        let hosts = gateways.iter().map(|gateway| known(link, *gateway, self.host_end.mac));
-        Side { addresses: own.collect(), routes: near.chain(far).collect(), neighbours: hosts.collect() }
+        far.collect()
     }
 
     /// Says whether the pod has an address of IPv4, or of IPv6.
@@ -193,8 +231,16 @@ impl Wiring {
         self.endpoints.iter().any(|endpoint| endpoint.address.is_ipv4() == is_ipv4)
     }
 
-    /// What ADD returns for it.
-    pub fn result(&self, sandbox: &str) -> AddResult {
+    /// What ADD returns for it; `bridge` is the link that the host end is plugged into.
+    pub fn result(&self, sandbox: &str, bridge: Option<&Link>) -> AddResult {
+        let bridge = bridge.map(|bridge| Interface {
+            name: bridge.name.clone(),
+            mac: bridge.mac.map(|mac| mac.to_string()),
+            mtu: Some(bridge.mtu),
+            sandbox: None,
+            rest: serde_json::Map::new(),
+        });
+        let place = if bridge.is_some() { 2 } else { 1 };
         let interface = |end: &VethEnd, sandbox: Option<&str>| Interface {
             name: end.name.clone(),
             mac: Some(end.mac.to_string()),
@@ -203,8 +249,8 @@ impl Wiring {
             rest: serde_json::Map::new(),
         };
         let ips = self.endpoints.iter().map(|endpoint| Ip {
-            interface: Some(1),
-            address: alone(endpoint.address),
+            interface: Some(place),
+            address: if self.bridging.is_some() { endpoint.in_subnet() } else { alone(endpoint.address) },
             gateway: Some(endpoint.gateway),
         });
         let routes = self.routes.iter().map(|(route, gateway)| {
@@ -212,8 +258,9 @@ impl Wiring {
             let rest = rest.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
             Route { dst: route.dst, gw: Some(*gateway), rest: rest.collect() }
         });
+        let ends = [interface(&self.host_end, None), interface(&self.pod_end, Some(sandbox))];
         AddResult {
-            interfaces: vec![interface(&self.host_end, None), interface(&self.pod_end, Some(sandbox))],
+            interfaces: bridge.into_iter().chain(ends).collect(),
             ips: ips.collect(),
             routes: routes.collect(),
             dns: None,
@@ -224,37 +271,6 @@ impl Wiring {
     fn gateways(&self) -> BTreeSet<IpAddr> {
         self.endpoints.iter().map(|endpoint| endpoint.gateway).collect()
     }
-}
-
-/// Gives every route the gateway that it goes through.
-fn routes(wanted: Option<&[PodRoute]>, endpoints: &[Endpoint]) -> Result<Vec<(PodRoute, IpAddr)>, Error> {
-    let gateway_of = |is_ipv4: bool| {
-        let mut gateways = endpoints.iter().map(|endpoint| endpoint.gateway);
-        gateways.find(|gateway| gateway.is_ipv4() == is_ipv4)
-    };
-    let Some(wanted) = wanted else {
-        let families = [true, false].into_iter().filter_map(gateway_of);
-        return Ok(families.map(|gateway| (default_route(gateway), gateway)).collect());
-    };
-    let through = wanted.iter().map(|route| {
-        let gateway = gateway_of(route.dst.is_ipv4()).ok_or(Error::NoAddress(route.dst))?;
-        match route.gw {
-            Some(gw) if endpoints.iter().all(|endpoint| endpoint.gateway != gw) => {
-                Err(Error::NoGateway { dst: route.dst, gw })
-            }
-            given => Ok((route.clone(), given.unwrap_or(gateway))),
-        }
-    });
-    through.collect()
-}
-
-fn default_route(gateway: IpAddr) -> PodRoute {
-    let any = match gateway {
-        IpAddr::V4(_) => IpAddr::from([0; 4]),
-        IpAddr::V6(_) => IpAddr::from([0; 16]),
-    };
-    let dst = IpNetwork::new(any, 0).unwrap_or_else(|_| any.into());
-    PodRoute { dst, gw: None, mtu: None, priority: None }
 }
 
 /// An address as a network of its own: /32, or /128.
@@ -315,7 +331,7 @@ fn seed_of(network: &str, attachment: &Attachment) -> u64 {
 }
 
 /// FNV-1a with 64 bits: the same on every machine and in every release, which the standard library's hash is not.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

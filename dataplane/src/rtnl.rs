@@ -11,6 +11,7 @@
 //! ```
 
 mod address;
+mod bridge;
 mod diff;
 mod error;
 mod fake;
@@ -22,6 +23,7 @@ mod route;
 
 pub use self::{
     address::{Address, AddressFlags},
+    bridge::{Bridge, Port},
     diff::{Change, diff},
     error::{Error, Operation},
     fake::Fake,

@@ -11,7 +11,7 @@ use std::{
 
 use dataplane::{
     netns::{self, Netns},
-    rtnl::{self, Address, AddressFlags, Kernel, LOOPBACK, Mac, Route, Routes as _, VethEnd},
+    rtnl::{self, Address, AddressFlags, Bridge, Kernel, LOOPBACK, Mac, Route, Routes as _, VethEnd},
     sysctl,
 };
 use ipnetwork::IpNetwork;
@@ -85,8 +85,9 @@ impl Switch {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
         let of = || BRIDGE.to_owned();
         let netns = Netns::make().map_err(|source| Error::Netns { of: of(), source })?;
-        let made =
-            runtime.block_on(async { Kernel::open_in(&netns)?.add_bridge(BRIDGE).await.map(|()| &netns) });
+        let made = runtime.block_on(async {
+            Kernel::open_in(&netns)?.add_bridge(&Bridge::named(BRIDGE)).await.map(|()| &netns)
+        });
         made.map_err(|source| Error::Link { of: of(), source })?;
         Ok(Self { runtime, netns, connected: AtomicU32::new(0) })
     }

@@ -17,7 +17,7 @@ use std::{
 
 use chain::{Chain, is_installed};
 use dataplane::{
-    rtnl::{Kernel, LOOPBACK},
+    rtnl::{Bridge, Kernel, LOOPBACK},
     sysctl,
 };
 use runtime::{
@@ -244,7 +244,7 @@ fairway_lab::sandbox_tests! {
                 continue;
             }
             let runtime = Runtime::new(versioned("1.0.0"));
-            runtime.on_host(|kernel| async move { kernel.add_bridge("uplink").await.unwrap() });
+            runtime.on_host(|kernel| async move { kernel.add_bridge(&Bridge::named("uplink")).await.unwrap() });
             let first = json!({
                 "type": before,
                 "master": "uplink",

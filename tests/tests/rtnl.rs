@@ -8,8 +8,8 @@ use dataplane::{
     netns::Netns,
     owner,
     rtnl::{
-        Address, AddressFlags, Change, Fake, Kernel, LOOPBACK, Link, Mac, Neighbour, NeighbourState, Route,
-        Routes, VethEnd, diff,
+        Address, AddressFlags, Bridge, Change, Fake, Kernel, LOOPBACK, Link, Mac, Neighbour, NeighbourState,
+        Port, Route, Routes, VethEnd, diff,
     },
 };
 use fairway_lab::host::Host;
@@ -208,7 +208,7 @@ fairway_lab::sandbox_tests! {
         on_a_host(|kernel| async move {
             let (one, two) = pair(&kernel).await;
             assert_eq!((one.peer, one.peer_netns), (Some(two.index), None));
-            kernel.add_bridge("switch").await.unwrap();
+            kernel.add_bridge(&Bridge::named("switch")).await.unwrap();
             let bridge = kernel.link("switch").await.unwrap();
 
             kernel.set_mtu(one.index, 1300).await.unwrap();
@@ -229,10 +229,19 @@ fairway_lab::sandbox_tests! {
                     has_carrier: false,
                     alias: Some("default/web".to_owned()),
                     master: Some(bridge.index),
+                    port: Some(Port::default()),
                     ..one.clone()
                 }
             );
             assert!(kernel.links().await.unwrap().contains(&changed));
+            let port = Port { hairpin: true, isolated: true, locked: true };
+            kernel.set_port(one.index, port).await.unwrap();
+            assert_eq!(kernel.link("port").await.unwrap().port, Some(port));
+            assert_eq!(kernel.pinned(one.index).await.unwrap(), []);
+            kernel.pin(one.index, Mac::locally_administered(8)).await.unwrap();
+            assert_eq!(kernel.pinned(one.index).await.unwrap(), [Mac::locally_administered(8)]);
+            kernel.set_promiscuous(bridge.index, true).await.unwrap();
+            assert!(kernel.link("switch").await.unwrap().is_promiscuous);
             kernel.set_master(one.index, None).await.unwrap();
             assert_eq!(kernel.link("port").await.unwrap().master, None);
             assert!(kernel.add_veth(&end("port", 3), &end("x", 4), None).await.unwrap_err().is_exists());

@@ -8,7 +8,7 @@ use crate::{
     failure::Failure,
     ipam::store::Record,
     request::Target,
-    wiring::{Wiring, kernel as wire},
+    wiring::kernel as wire,
 };
 
 /// Wires a pod. A pod that is wired already gets the same answer again.
@@ -22,12 +22,11 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.sets)?;
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
-        wire::build(&wiring, &host, &sandbox.netns).await?;
-        Ok::<Wiring, Failure>(wiring)
+        let bridge = wire::build(&wiring, &host, &sandbox.netns).await?;
+        Ok::<_, Failure>(wiring.result(&target.netns.to_string_lossy(), bridge.as_ref()))
     };
     match wired.await {
-        Ok(wiring) => {
-            let mut result = wiring.result(&target.netns.to_string_lossy());
+        Ok(mut result) => {
             result.dns = conf.dns;
             let result = result.after(conf.prev_result.unwrap_or_default());
             Ok(result.to_json(conf.network.version))

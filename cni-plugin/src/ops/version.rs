@@ -14,7 +14,7 @@ pub(crate) fn answer(stdin: &[u8]) -> String {
 /// What the program is, for who starts it without `CNI_COMMAND`.
 pub(crate) fn about() -> String {
     format!(
-        "fairway {}: CNI plugin that wires pods by routes, without a bridge\n\
+        "fairway {}: CNI plugin that wires pods by routes, or over a bridge\n\
          CNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
         SpecVersion::ALL.map(SpecVersion::as_str).join(", ")

@@ -11,6 +11,7 @@ fn result() -> AddResult {
     let endpoint = |address: &str, gateway: &str| Endpoint {
         address: address.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
+        prefix: 24,
     };
     let endpoints =
         vec![endpoint("10.244.1.7", "10.244.1.1"), endpoint("fd00:10:244:1::7", "fd00:10:244:1::1")];
@@ -20,11 +21,13 @@ fn result() -> AddResult {
         run_dir: "/run/fairway".as_ref(),
         alias: "default/web",
         mtu: 1450,
+        mac: None,
         endpoints,
+        bridging: None,
         routes: None,
     };
     let dns = json!({ "nameservers": ["10.96.0.10"], "search": ["default.svc.cluster.local"] });
-    AddResult { dns: Some(dns), ..Wiring::of(wish).unwrap().result("/run/netns/pod") }
+    AddResult { dns: Some(dns), ..Wiring::of(wish).unwrap().result("/run/netns/pod", None) }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! In: a [`Wiring`], the host's kernel and the pod's namespace. Out: links, addresses, routes and neighbours, or what is wrong with
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
+mod bridge;
+
 use std::{ops::RangeInclusive, path::Path};
 
 use dataplane::{
@@ -11,8 +13,9 @@ use dataplane::{
     rtnl::{self, Kernel, LOOPBACK, Link, Routes, VethEnd},
     sysctl,
 };
+use ipnetwork::IpNetwork;
 
-use super::{Side, Wiring, has_name_of_ours, is_ours};
+use super::{Side, Wiring, bridge::Role, has_name_of_ours, is_ours};
 use crate::failure::{Code, Coded};
 
 /// Why a pod could not be wired.
@@ -28,6 +31,24 @@ pub enum Error {
         /// Where it is.
         place: &'static str,
     },
+    /// Pods cannot be plugged into it.
+    #[error("link {0} on the host is there and no bridge: choose another name for bridge")]
+    NoBridge(String),
+    /// The bridge has an address that stands in the way of ours.
+    #[error(
+        "bridge {bridge} has address {there}, which overlaps {wanted}: remove it, set forceAddress, or choose another bridge"
+    )]
+    Occupied {
+        /// The bridge's name.
+        bridge: String,
+        /// The address that it has.
+        there: IpNetwork,
+        /// The address that it should have.
+        wanted: IpNetwork,
+    },
+    /// The kernel is too old.
+    #[error("macspoofchk: the kernel cannot lock the ports of a bridge: that needs Linux 5.18")]
+    CannotLock,
     /// The kernel said no.
     #[error("wire the pod {place}")]
     Rtnl {
@@ -53,7 +74,12 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Netns(_) => Code::InvalidNetns,
-            Self::Foreign { .. } | Self::Rtnl { .. } | Self::Sysctl { .. } => Code::Wiring,
+            Self::CannotLock => Code::UnsupportedField,
+            Self::Foreign { .. }
+            | Self::NoBridge(_)
+            | Self::Occupied { .. }
+            | Self::Rtnl { .. }
+            | Self::Sysctl { .. } => Code::Wiring,
         }
     }
 }
@@ -78,15 +104,16 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
     }
 }
 
-/// Makes the pod's link, unless it is there and as it should be. What is left of an earlier try is made anew.
-pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), Error> {
+/// Makes the pod's link, unless it is there and as it should be, and returns the bridge that it is plugged into, if it is.
+/// What is left of an earlier try is made anew.
+pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Link>, Error> {
     let pod = Kernel::open_in(netns).map_err(in_pod)?;
     if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
         if !there.is_veth() {
             return Err(Error::Foreign { name: there.name, place: HOST });
         }
         if faults(wiring, host, &pod).await?.is_empty() {
-            return Ok(());
+            return bridge::find(wiring, host).await;
         }
         remove(host, &there).await.map_err(on_host)?;
     }
@@ -94,14 +121,21 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), 
     if let Some(there) = find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
         return Err(Error::Foreign { name: there.name, place: POD });
     }
-    allow_forwarding(wiring)?;
+    let bridge = bridge::ensure(wiring, host).await?;
+    if wiring.bridging.as_ref().is_none_or(|bridging| bridging.role != Role::Switch) {
+        allow_forwarding(wiring)?;
+    }
 
     host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
     let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
-    refuse_advertisements(&wiring.host_end.name)?;
-    if wiring.has_family(false) {
-        allow_ipv6(HOST, &[&wiring.host_end.name])?;
+    if let Some(bridge) = &bridge {
+        bridge::plug(wiring, host, host_end.index, bridge).await?;
+    } else {
+        refuse_advertisements(&wiring.host_end.name)?;
+        if wiring.has_family(false) {
+            allow_ipv6(HOST, &[&wiring.host_end.name])?;
+        }
     }
     netns.run(|| prepare_pod(wiring))??;
     pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
@@ -109,7 +143,11 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<(), 
     host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
     host.set_up(host_end.index, true).await.map_err(on_host)?;
     install(&pod, &wiring.pod_side(pod_end.index)).await.map_err(in_pod)?;
-    install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)
+    install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
+    if bridge.is_some() {
+        bridge::wait_until_forwarding(host, host_end.index).await?;
+    }
+    Ok(bridge)
 }
 
 async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
@@ -226,6 +264,7 @@ pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<
             faults.extend(differences(&wiring.host_end, &mtu, &link, HOST));
             let side = wiring.host_side(link.index);
             faults.extend(missing(host, &side, HOST).await.map_err(on_host)?);
+            faults.extend(bridge::faults(wiring, host, &link).await?);
         }
     }
     match pod_end {

@@ -9,7 +9,9 @@ fn attachment() -> Attachment {
 }
 
 fn endpoint(address: &str, gateway: &str) -> Endpoint {
-    Endpoint { address: address.parse().unwrap(), gateway: gateway.parse().unwrap() }
+    let address: IpAddr = address.parse().unwrap();
+    let prefix = if address.is_ipv4() { 24 } else { 64 };
+    Endpoint { address, gateway: gateway.parse().unwrap(), prefix }
 }
 
 fn dual_stack() -> Vec<Endpoint> {
@@ -23,7 +25,9 @@ fn wiring(endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) -> Result<Wirin
         run_dir: RUN_DIR.as_ref(),
         alias: "default/web",
         mtu: 1450,
+        mac: None,
         endpoints,
+        bridging: None,
         routes,
     })
 }
@@ -81,7 +85,7 @@ fn a_route_that_leads_nowhere_is_refused() {
     let refused = wiring(v4, Some(&[route("0.0.0.0/0", Some("10.9.9.9"))])).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "ipam.routes: 0.0.0.0/0 through 10.9.9.9, which is the gateway of no range: leave gw out"
+        "ipam.routes: 0.0.0.0/0 through 10.9.9.9, which is no gateway that the pod reaches: leave gw out"
     );
 }
 
@@ -95,7 +99,9 @@ fn a_size_that_the_kernel_would_not_take_is_refused_by_name() {
             run_dir: RUN_DIR.as_ref(),
             alias: "x",
             mtu,
+            mac: None,
             endpoints,
+            bridging: None,
             routes: None,
         };
         Wiring::of(wish).map(|wiring| wiring.pod_end.mtu).map_err(|error| error.to_string())
@@ -129,7 +135,10 @@ fn link(name: &str, mac: Mac) -> Link {
         is_up: true,
         has_carrier: true,
         alias: None,
+        is_promiscuous: false,
         master: None,
+        port: None,
+        is_forwarding: false,
         peer: Some(2),
         peer_netns: Some(0),
     }
@@ -140,7 +149,7 @@ proptest! {
     fn a_host_end_is_known_by_its_name_and_hardware_address(id in "[a-z0-9]{1,64}", ifname in "[a-z0-9]{1,15}") {
         let attachment = Attachment::new(&id, &ifname).unwrap();
         let name = host_end_of("pods", &attachment);
-        let wish = Wish { network: "pods", attachment: &attachment, run_dir: RUN_DIR.as_ref(), alias: "x", mtu: 1500, endpoints: vec![], routes: None };
+        let wish = Wish { network: "pods", attachment: &attachment, run_dir: RUN_DIR.as_ref(), alias: "x", mtu: 1500, mac: None, endpoints: vec![], bridging: None, routes: None };
         let wiring = Wiring::of(wish).unwrap();
 
         prop_assert_eq!(name.len(), 15);

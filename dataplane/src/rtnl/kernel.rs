@@ -4,6 +4,7 @@
 //! This is the only module that names the netlink crates: they change their interface every few months.
 
 mod addresses;
+mod bridges;
 mod links;
 mod neighbours;
 mod routes;

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::Port;
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -15,6 +17,12 @@ impl Mac {
         let [_, _, first, rest @ ..] = seed.to_be_bytes();
         let [second, third, fourth, fifth, sixth] = rest;
         Self([first & 0b1111_1100 | 0b10, second, third, fourth, fifth, sixth])
+    }
+
+    /// Says whether a link can have it: it is no group's, and not all zero. // `is_valid_ether_addr`, linux/etherdevice.h
+    pub fn is_unicast(self) -> bool {
+        let Self([first, ..]) = self;
+        first & 1 == 0 && self != Self([0; 6])
     }
 }
 
@@ -46,6 +54,7 @@ impl FromStr for Mac {
 }
 
 /// A link as the kernel shows it.
+#[expect(clippy::struct_excessive_bools, reason = "the kernel has them apart")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link {
     /// What the kernel calls it; unique in its namespace while it lives.
@@ -64,8 +73,14 @@ pub struct Link {
     pub has_carrier: bool,
     /// Free text on it: our host ends bear the pod's name.
     pub alias: Option<String>,
+    /// Whether it takes packets that are for others.
+    pub is_promiscuous: bool,
     /// The bridge it belongs to.
     pub master: Option<u32>,
+    /// How that bridge treats it.
+    pub port: Option<Port>,
+    /// Whether that bridge lets packets in and out here.
+    pub is_forwarding: bool,
     /// The index of a veth's other end, in the namespace that `peer_netns` tells.
     pub peer: Option<u32>,
     /// This namespace's number for the one where the other end is; nothing if it is this one.
@@ -76,6 +91,11 @@ impl Link {
     /// Says whether this is an end of a veth pair.
     pub fn is_veth(&self) -> bool {
         self.kind.as_deref() == Some("veth")
+    }
+
+    /// Says whether others can be plugged into this.
+    pub fn is_bridge(&self) -> bool {
+        self.kind.as_deref() == Some("bridge")
     }
 }
 

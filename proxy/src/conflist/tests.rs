@@ -84,7 +84,10 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
         is_up: true,
         has_carrier: true,
         alias: None,
+        is_promiscuous: false,
         master: None,
+        port: None,
+        is_forwarding: false,
         peer: None,
         peer_netns: None,
     };

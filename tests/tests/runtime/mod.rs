@@ -71,6 +71,13 @@ impl Runtime {
         self.run(variables, &self.conf)
     }
 
+    /// Calls the plugin with this for `CNI_ARGS`.
+    pub(crate) fn call_given(&self, verb: &str, container: &str, args: &str) -> Outcome {
+        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
+        variables.push(("CNI_ARGS".into(), args.into())); // the last one counts
+        self.run(variables, &self.conf)
+    }
+
     pub(crate) fn call_with(&self, verb: &str, container: &str, conf: &Value) -> Outcome {
         self.call_in(verb, container, &format!("/run/netns/{container}"), conf)
     }

@@ -4,10 +4,13 @@ use std::os::fd::AsRawFd;
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
-use super::{CREATE, Kernel};
+use super::{
+    CREATE, Kernel,
+    bridges::{forwards, port_of},
+};
 use crate::{
     netns::Netns,
     rtnl::{Error, Link, Mac, Operation, VethEnd},
@@ -54,25 +57,18 @@ impl Kernel {
         self.change(RouteNetlinkMessage::NewLink(message), CREATE, Operation::Add, &object).await
     }
 
-    /// Makes a bridge that is up: a switch for the lab.
-    pub async fn add_bridge(&self, name: &str) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        set_up_or_down(&mut message, true);
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        let object = format!("bridge {name}");
-        self.change(RouteNetlinkMessage::NewLink(message), CREATE, Operation::Add, &object).await
-    }
-
-    /// Makes a link part of a bridge, or of none.
-    pub async fn set_master(&self, index: u32, bridge: Option<u32>) -> Result<(), Error> {
-        self.set(index, LinkAttribute::Controller(bridge.unwrap_or(0))).await
-    }
-
     /// Sets a link up or down.
     pub async fn set_up(&self, index: u32, is_up: bool) -> Result<(), Error> {
         let mut message = message_for(index);
         set_up_or_down(&mut message, is_up);
+        self.change_link(message, index).await
+    }
+
+    /// Makes a link take packets that are for others, or not.
+    pub async fn set_promiscuous(&self, index: u32, is_promiscuous: bool) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.header.flags.set(LinkFlags::Promisc, is_promiscuous);
+        message.header.change_mask = LinkFlags::Promisc;
         self.change_link(message, index).await
     }
 
@@ -102,7 +98,7 @@ impl Kernel {
         self.change(request, 0, Operation::Delete, &format!("link {index}")).await
     }
 
-    async fn set(&self, index: u32, attribute: LinkAttribute) -> Result<(), Error> {
+    pub(super) async fn set(&self, index: u32, attribute: LinkAttribute) -> Result<(), Error> {
         let mut message = message_for(index);
         message.attributes.push(attribute);
         self.change_link(message, index).await
@@ -114,7 +110,7 @@ impl Kernel {
     }
 }
 
-fn message_for(index: u32) -> LinkMessage {
+pub(super) fn message_for(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
@@ -130,7 +126,7 @@ fn end_message(end: &VethEnd) -> LinkMessage {
     message
 }
 
-fn set_up_or_down(message: &mut LinkMessage, is_up: bool) {
+pub(super) fn set_up_or_down(message: &mut LinkMessage, is_up: bool) {
     message.header.flags.set(LinkFlags::Up, is_up);
     message.header.change_mask = LinkFlags::Up;
 }
@@ -146,7 +142,10 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         is_up: header.flags.contains(LinkFlags::Up),
         has_carrier: header.flags.contains(LinkFlags::LowerUp),
         alias: None,
+        is_promiscuous: header.flags.contains(LinkFlags::Promisc),
         master: None,
+        port: None,
+        is_forwarding: false,
         peer: None,
         peer_netns: None,
     };
@@ -160,10 +159,15 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Link(index) => link.peer = Some(index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
             LinkAttribute::LinkInfo(parts) => {
-                link.kind = parts.into_iter().find_map(|part| match part {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for part in parts {
+                    match part {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                            (link.port, link.is_forwarding) = (Some(port_of(&port)), forwards(&port));
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
