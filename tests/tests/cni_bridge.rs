@@ -17,7 +17,7 @@ use std::{
 };
 
 use dataplane::{
-    rtnl::{Address, Bridge, Kernel, Link, Mac, Port, VethEnd},
+    rtnl::{Address, Bridge, Kernel, Link, Mac, Port, Route, Routes, VethEnd},
     sysctl,
 };
 use runtime::{
@@ -300,6 +300,75 @@ fairway_lab::sandbox_tests! {
         }))));
 
         assert_eq!((accepted("br0").as_str(), accepted("theirs").as_str()), ("0", "2"));
+    }
+
+    fn check_names_all_that_has_been_altered_of_a_bridge_and_a_port() {
+        let runtime = bridged(&json!({ "portIsolation": true, "macspoofchk": true }));
+        let result = runtime.add("a");
+        let (host, br0) = (link(&runtime, &host_end(&result)).unwrap(), link(&runtime, "br0").unwrap());
+        let check = || runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result })));
+        let told_after = |alter: &str| {
+            let (code, told) = failure(&check());
+            assert_eq!(code, 102, "{alter}");
+            told.strip_prefix("pod default/a: ").unwrap().replace(&host.name, "HOST")
+        };
+        success(&check());
+
+        runtime.on_host(|kernel| async move {
+            kernel.set_port(host.index, Port { hairpin: true, ..Port::default() }).await.unwrap();
+        });
+        assert_eq!(
+            told_after("its settings"),
+            "link HOST on the host has hairpinMode true, not false; link HOST on the host has portIsolation false, \
+             not true; link HOST on the host has macspoofchk false, not true"
+        );
+
+        runtime.on_host(|kernel| async move {
+            kernel.set_port(host.index, host.port.unwrap()).await.unwrap();
+            let gateway = Address::bare(br0.index, "10.244.1.1/24".parse().unwrap());
+            kernel.delete_address(&gateway).await.unwrap();
+            kernel.set_up(br0.index, false).await.unwrap();
+        });
+        let told = told_after("the bridge");
+        assert!(told.starts_with("bridge br0 on the host is down; address 10.244.1.1/24 on the host is missing"), "{told}");
+
+        runtime.on_host(|kernel| async move {
+            kernel.set_master(host.index, None).await.unwrap();
+            kernel.set_mtu(host.index, 1400).await.unwrap();
+        });
+        let told = told_after("the port");
+        assert!(told.contains("link HOST on the host has MTU 1400, not 1450"), "{told}");
+        assert!(told.contains("link HOST on the host is not plugged into bridge br0"), "{told}");
+
+        assert_eq!(success(&runtime.call("ADD", "a")), result, "the same ADD mends all of it");
+        success(&check());
+        assert!(reaches_node(&runtime, "a"));
+
+        runtime.in_pod("a", |kernel| async move {
+            let eth0 = kernel.link("eth0").await.unwrap().index;
+            let default = Route::through("0.0.0.0/0".parse().unwrap(), "10.244.1.1".parse().unwrap(), eth0);
+            kernel.delete_route(&default).await.unwrap();
+            kernel.delete_address(&Address::bare(eth0, "fd00:10:244:1::2/64".parse().unwrap())).await.unwrap();
+        });
+        let told = told_after("the pod");
+        assert!(told.contains("address fd00:10:244:1::2/64 in its namespace is missing"), "{told}");
+        assert!(told.contains("route 0.0.0.0/0 via 10.244.1.1"), "{told}");
+
+        runtime.on_host(|kernel| async move { kernel.delete_link(br0.index).await.unwrap() });
+        assert!(told_after("all").contains("bridge br0 on the host is missing"));
+        assert_eq!(success(&runtime.call("ADD", "a"))["ips"], result["ips"]);
+        assert!(reaches_node(&runtime, "a"));
+    }
+
+    fn check_notices_that_the_node_does_not_forward_any_more() {
+        for conf in [dual_stack(), bridged(&json!({})).conf] {
+            let runtime = Runtime::new(conf);
+            let result = runtime.add("a");
+            runtime.host.run(|| sysctl::set("net/ipv4/ip_forward", "0").unwrap()).unwrap();
+
+            let check = runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result })));
+            assert_eq!(failure(&check), (102, "pod default/a: sysctl net/ipv4/ip_forward on the host is 0".to_owned()));
+        }
     }
 
     fn a_hardware_address_that_is_asked_for_is_given() {

@@ -227,6 +227,7 @@ fairway_lab::sandbox_tests! {
                     mtu: 1300,
                     is_up: false,
                     has_carrier: false,
+                    is_running: false,
                     alias: Some("default/web".to_owned()),
                     master: Some(bridge.index),
                     port: Some(Port::default()),

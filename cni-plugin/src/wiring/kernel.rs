@@ -5,7 +5,7 @@
 
 mod bridge;
 
-use std::{ops::RangeInclusive, path::Path};
+use std::{ops::RangeInclusive, path::Path, thread, time::Duration};
 
 use dataplane::{
     netns::{self, Netns},
@@ -122,9 +122,7 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
         return Err(Error::Foreign { name: there.name, place: POD });
     }
     let bridge = bridge::ensure(wiring, host).await?;
-    if wiring.bridging.as_ref().is_none_or(|bridging| bridging.role != Role::Switch) {
-        allow_forwarding(wiring)?;
-    }
+    allow_forwarding(wiring)?;
 
     host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
@@ -139,15 +137,29 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
     }
     netns.run(|| prepare_pod(wiring))??;
     pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
-    pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
     host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
+    // The end that is up last works at once: a pod may speak as soon as it runs.
     host.set_up(host_end.index, true).await.map_err(on_host)?;
+    pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
     install(&pod, &wiring.pod_side(pod_end.index)).await.map_err(in_pod)?;
     install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
-    if bridge.is_some() {
-        bridge::wait_until_forwarding(host, host_end.index).await?;
+    wait_until_working(host, &host_end, bridge.is_some()).await?;
+    bridge::find(wiring, host).await
+}
+
+/// Waits until the host end takes packets, and a bridge lets them in and out there. That is so when the kernel has noticed that both
+/// ends are up: mostly at once, at times up to a second later. Where it is never so (the bridge speaks the spanning tree
+/// protocol, say), the pod is wired all the same. // kernel `net/core/link_watch.c`
+async fn wait_until_working(host: &Kernel, host_end: &Link, is_port: bool) -> Result<(), Error> {
+    const TURN: Duration = Duration::from_millis(1);
+    for _ in 0..2000 {
+        let link = host.link_by_index(host_end.index).await.map_err(on_host)?;
+        if link.is_running && (link.is_forwarding || !is_port) {
+            break;
+        }
+        thread::sleep(TURN);
     }
-    Ok(bridge)
+    Ok(())
 }
 
 async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
@@ -164,14 +176,24 @@ async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
     Ok(())
 }
 
-/// The host routes what the pod sends; without this it would silently drop it.
+/// The kernel parameters that have to be on for the host to route what the pod sends; none where it does not.
+fn forwarding_of(wiring: &Wiring) -> impl Iterator<Item = &'static str> {
+    let is_routed = wiring.bridging.as_ref().is_none_or(|bridging| bridging.role != Role::Switch);
+    let keys = [(true, IPV4_FORWARDING), (false, IPV6_FORWARDING)];
+    let keys = keys.into_iter().filter(move |(is_ipv4, _)| is_routed && wiring.has_family(*is_ipv4));
+    keys.map(|(_, key)| key)
+}
+
+const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
+const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
+/// Without forwarding, the host would silently drop what the pod sends.
 fn allow_forwarding(wiring: &Wiring) -> Result<(), Error> {
-    let keys = [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")];
-    for (is_ipv4, key) in keys {
-        if !wiring.has_family(is_ipv4) || sysctl::read(key).map_err(host_sysctl)? == "1" {
+    for key in forwarding_of(wiring) {
+        if sysctl::read(key).map_err(host_sysctl)? == "1" {
             continue;
         }
-        if !is_ipv4 {
+        if key == IPV6_FORWARDING {
             keep_advertised_routes()?;
         }
         sysctl::set(key, "1").map_err(host_sysctl)?;
@@ -256,6 +278,11 @@ pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<
 
     if !loopback.is_up {
         faults.push(format!("link {} {POD} is down", loopback.name));
+    }
+    for key in forwarding_of(wiring) {
+        if sysctl::read(key).map_err(host_sysctl)? == "0" {
+            faults.push(format!("sysctl {key} {HOST} is 0"));
+        }
     }
     match host_end {
         None => faults.push(format!("link {} {HOST} is missing", wiring.host_end.name)),

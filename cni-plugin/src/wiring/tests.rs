@@ -134,6 +134,7 @@ fn link(name: &str, mac: Mac) -> Link {
         mtu: 1500,
         is_up: true,
         has_carrier: true,
+        is_running: true,
         alias: None,
         is_promiscuous: false,
         master: None,

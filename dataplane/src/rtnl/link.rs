@@ -71,6 +71,8 @@ pub struct Link {
     pub is_up: bool,
     /// Whether it could carry packets: up, and its other end as well.
     pub has_carrier: bool,
+    /// Whether the kernel has noticed that it carries packets, and sends some.
+    pub is_running: bool,
     /// Free text on it: our host ends bear the pod's name.
     pub alias: Option<String>,
     /// Whether it takes packets that are for others.

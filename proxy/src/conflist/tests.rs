@@ -83,6 +83,7 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
         mtu,
         is_up: true,
         has_carrier: true,
+        is_running: true,
         alias: None,
         is_promiscuous: false,
         master: None,

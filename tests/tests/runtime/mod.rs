@@ -183,7 +183,7 @@ fn ask<T, F: Future<Output = T>>(work: impl FnOnce(Kernel) -> F) -> T {
     runtime.block_on(async { work(Kernel::open().unwrap()).await })
 }
 
-fn variables(verb: &str, container: &str, netns: &str) -> Vec<(OsString, OsString)> {
+pub(crate) fn variables(verb: &str, container: &str, netns: &str) -> Vec<(OsString, OsString)> {
     let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}");
     let all = [
         ("CNI_COMMAND", verb),

@@ -2,8 +2,6 @@
 //!
 //! Many ADDs may find it missing at once. One of them makes it; each of them gives it all that it needs, whoever made it.
 
-use std::{thread, time::Duration};
-
 use dataplane::{
     rtnl::{self, Address, Kernel, Link, Mac},
     sysctl,
@@ -116,20 +114,6 @@ pub(super) async fn plug(wiring: &Wiring, host: &Kernel, link: u32, bridge: &Lin
             return Err(Error::CannotLock);
         }
         host.pin(link, wiring.pod_end.mac).await.map_err(on_host)?;
-    }
-    Ok(())
-}
-
-/// Waits until the bridge lets packets in and out at the host end, which the kernel decides when it has noticed that both ends are
-/// up: at once, or up to a second later. Where it does not (the bridge speaks the spanning tree protocol, say), the pod
-/// is wired all the same. // kernel `net/core/link_watch.c`
-pub(super) async fn wait_until_forwarding(host: &Kernel, link: u32) -> Result<(), Error> {
-    const TURN: Duration = Duration::from_millis(2);
-    for _ in 0..1000 {
-        if host.link_by_index(link).await.map_err(on_host)?.is_forwarding {
-            break;
-        }
-        thread::sleep(TURN);
     }
     Ok(())
 }

@@ -141,6 +141,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         mtu: 0,
         is_up: header.flags.contains(LinkFlags::Up),
         has_carrier: header.flags.contains(LinkFlags::LowerUp),
+        is_running: header.flags.contains(LinkFlags::Running),
         alias: None,
         is_promiscuous: header.flags.contains(LinkFlags::Promisc),
         master: None,

@@ -1,0 +1,161 @@
+//! The plugin is killed at every step of ADD and of DEL. What it leaves, DEL takes away, and GC, and the same ADD makes whole.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails, and plays the container runtime"
+)]
+
+mod killed;
+mod runtime;
+
+use killed::{End, kill_before};
+use runtime::{
+    Runtime, addresses, dual_stack, failure, success,
+    traces::{Traces, say, traces},
+};
+use serde_json::{Value, json};
+
+/// More steps than any call has: so many, and something goes round in circles.
+const TOO_MANY: usize = 1000;
+
+fn bridged() -> Value {
+    let mut conf = dual_stack();
+    for (key, value) in [
+        ("mode", json!("bridge")),
+        ("bridge", json!("br0")),
+        ("isDefaultGateway", json!(true)),
+        ("portIsolation", json!(true)),
+        ("macspoofchk", json!(true)),
+    ] {
+        conf[key] = value;
+    }
+    conf
+}
+
+/// What is done after a crash.
+#[derive(Debug, Clone, Copy)]
+enum Remedy {
+    Del,
+    Gc,
+    AddAgain,
+}
+
+impl Remedy {
+    const ALL: [Self; 3] = [Self::Del, Self::Gc, Self::AddAgain];
+
+    fn apply(self, runtime: &Runtime) {
+        match self {
+            Self::Del => drop(success(&runtime.call("DEL", "a"))),
+            Self::Gc => drop(success(&collect(runtime))),
+            Self::AddAgain => {
+                let result = success(&runtime.call("ADD", "a"));
+                let conf = runtime.conf_with(&json!({ "prevResult": result }));
+                success(&runtime.call_with("CHECK", "a", &conf));
+                assert_eq!(say(runtime, None, "a", &addresses(&result)[0]).0, "hello");
+                success(&runtime.call("DEL", "a"));
+            }
+        }
+    }
+}
+
+fn collect(runtime: &Runtime) -> cni_plugin::Outcome {
+    runtime.call_with("GC", "", &runtime.conf_with(&json!({ "cni.dev/valid-attachments": [] })))
+}
+
+/// Kills a call at each of its steps in turn, on a new host each time, and returns after how many of them something was left.
+fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
+    let mut with_traces = 0;
+    for step in 1..TOO_MANY {
+        let runtime = Runtime::new(conf.clone());
+        runtime.sandbox("a");
+        if verb == "DEL" {
+            success(&runtime.call("ADD", "a"));
+        }
+        match kill_before(&runtime, step, verb, "a", &runtime.conf) {
+            End::Killed => {}
+            End::Finished(code) => {
+                assert_eq!(code, 0);
+                return with_traces;
+            }
+        }
+
+        with_traces += usize::from(of_pods(&runtime) != Traces::default());
+        remedy.apply(&runtime);
+
+        let at = format!("{verb} killed before its change {step}, then {remedy:?}");
+        assert_eq!(of_pods(&runtime), Traces::default(), "{at}");
+        let owners = runtime.files("/run/fairway/pods/owners");
+        assert_eq!(owners, [""; 0], "{at}");
+        let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
+        assert!(eth0.unwrap_err().is_not_found(), "{at}");
+        success(&collect(&runtime));
+        let left = runtime.files("/run/fairway");
+        assert!(left.iter().all(|file| file.starts_with("/run/fairway/pods/last/")), "{at}: {left:?}");
+    }
+    panic!("{verb} takes {TOO_MANY} steps");
+}
+
+/// What is there of pods: a bridge is not theirs, and stays.
+fn of_pods(runtime: &Runtime) -> Traces {
+    let bridge =
+        runtime.on_host(|kernel| async move { kernel.link("br0").await.map(|link| link.index) }).ok();
+    let mut traces = traces(runtime);
+    traces.links.retain(|name| name != "br0");
+    traces.addresses.retain(|address| Some(address.link) != bridge);
+    traces.neighbours.retain(|neighbour| Some(neighbour.link) != bridge);
+    traces
+}
+
+fairway_lab::sandbox_tests! {
+    fn an_add_that_is_killed_anywhere_leaves_what_del_gc_and_the_same_add_set_right() {
+        for remedy in Remedy::ALL {
+            let with_traces = at_every_step(&dual_stack(), "ADD", remedy);
+            assert!(with_traces > 20, "{with_traces}");
+        }
+    }
+
+    fn an_add_to_a_bridge_that_is_killed_anywhere_leaves_what_del_gc_and_the_same_add_set_right() {
+        for remedy in Remedy::ALL {
+            let with_traces = at_every_step(&bridged(), "ADD", remedy);
+            assert!(with_traces > 20, "{with_traces}");
+        }
+    }
+
+    fn a_del_that_is_killed_anywhere_is_finished_by_the_next_and_by_gc() {
+        for conf in [dual_stack(), bridged()] {
+            for remedy in Remedy::ALL {
+                let with_traces = at_every_step(&conf, "DEL", remedy);
+                assert!(with_traces > 3, "{with_traces}");
+            }
+        }
+    }
+
+    fn a_namespace_that_has_vanished_is_named_and_nothing_is_left() {
+        for conf in [dual_stack(), bridged()] {
+            let runtime = Runtime::new(conf);
+            let result = runtime.add("a");
+            runtime.host.remove_netns("a").unwrap();
+            let check = runtime.conf_with(&json!({ "prevResult": result }));
+            let gone = "pod default/a: open the pod's network namespace: open network namespace /run/netns/a: \
+                        No such file or directory (os error 2)";
+
+            assert_eq!(failure(&runtime.call("ADD", "a")), (8, gone.to_owned()));
+            assert_eq!(failure(&runtime.call_with("CHECK", "a", &check)), (8, gone.to_owned()));
+            success(&runtime.call("DEL", "a"));
+            assert_eq!(of_pods(&runtime), Traces::default());
+
+            runtime.host.run(|| std::fs::write("/run/netns/b", "").unwrap()).unwrap();
+            let (code, told) = failure(&runtime.call("ADD", "b"));
+            assert_eq!(code, 8);
+            assert!(told.ends_with("/run/netns/b is not a network namespace"), "{told}");
+            success(&runtime.call("DEL", "b"));
+            assert_eq!(of_pods(&runtime), Traces::default());
+        }
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}
