@@ -4,15 +4,18 @@
 //! ([`Conf`]): DEL and GC work with whatever the rest has become meanwhile. Unknown keys are ignored, as the specification
 //! asks; known ones that would change what a pod gets, and that the plugin does not honour, are an error.
 
+mod addresses;
+
 use std::{net::IpAddr, path::PathBuf};
 
+pub use addresses::PodRoute;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
     failure::{Code, Coded},
-    ipam::{self, Bounds, Range, RangeSet},
+    ipam::{self, RangeSet},
     request::is_identifier,
     result::AddResult,
     spec::{Incompatible, SpecVersion},
@@ -60,6 +63,14 @@ pub enum Error {
     /// A range that is none.
     #[error("ipam")]
     Ranges(#[from] ipam::Error),
+    /// What is no address.
+    #[error("{key}: {value:?} is no address")]
+    Address {
+        /// The key, with its parents.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A route that leads nowhere.
     #[error("ipam.routes: {0}")]
     Route(String),
@@ -84,9 +95,12 @@ impl Coded for Error {
             Self::Decode(_) | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
-            Self::Missing(_) | Self::Name(_) | Self::RunDir(_) | Self::Ranges(_) | Self::Route(_) => {
-                Code::InvalidConfiguration
-            }
+            Self::Missing(_)
+            | Self::Name(_)
+            | Self::RunDir(_)
+            | Self::Ranges(_)
+            | Self::Address { .. }
+            | Self::Route(_) => Code::InvalidConfiguration,
         }
     }
 }
@@ -157,6 +171,10 @@ pub struct Conf {
     pub mtu: Option<u32>,
     /// Where addresses come from: one of each set. Nothing: from the daemon's pod CIDRs.
     pub ranges: Option<Vec<RangeSet>>,
+    /// Addresses that the pod must get, or else nothing.
+    pub requested: Vec<IpAddr>,
+    /// Addresses that nobody gets who does not ask for them.
+    pub reserved: Vec<IpNetwork>,
     /// The pod's routes; otherwise a default route for each family that it has an address of.
     pub routes: Option<Vec<PodRoute>>,
     /// Name servers and such, passed on as they are.
@@ -165,52 +183,13 @@ pub struct Conf {
     pub prev_result: Option<AddResult>,
 }
 
-/// A route of the pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub struct PodRoute {
-    /// Where to.
-    pub dst: IpNetwork,
-    /// Through whom; otherwise the gateway of the family.
-    #[serde(default)]
-    pub gw: Option<IpAddr>,
-    /// The largest packet.
-    #[serde(default)]
-    pub mtu: Option<u32>,
-    /// Which of several routes comes first.
-    #[serde(default)]
-    pub priority: Option<u32>,
-}
-
 /// Keys that would change what a pod gets. To go on without a word would be wrong.
-const NOT_HONOURED: [(&str, &str); 7] = [
+const NOT_HONOURED: [(&str, &str); 4] = [
     ("runtimeConfig/portMappings", "host ports are not supported yet"),
     ("runtimeConfig/bandwidth", "bandwidth limits are not supported yet"),
-    ("runtimeConfig/ipRanges", "set ipam.ranges instead"),
-    ("runtimeConfig/ips", "the plugin chooses addresses itself"),
     ("runtimeConfig/mac", "the plugin chooses hardware addresses itself"),
-    ("args/cni/ips", "the plugin chooses addresses itself"),
     ("args/cni/mac", "the plugin chooses hardware addresses itself"),
 ];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Ipam {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[serde(flatten)]
-    only: RawRange,
-    ranges: Option<Vec<Vec<RawRange>>>,
-    routes: Option<Vec<Value>>,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawRange {
-    subnet: Option<IpNetwork>,
-    range_start: Option<IpAddr>,
-    range_end: Option<IpAddr>,
-    gateway: Option<IpAddr>,
-}
 
 impl Conf {
     /// Reads the rest of a configuration.
@@ -226,64 +205,19 @@ impl Conf {
                 });
             }
         }
-        let ipam: Ipam = key(whole, "ipam")?.unwrap_or_default();
-        if let Some(kind) = ipam.kind.filter(|kind| !kind.is_empty() && kind != "fairway") {
-            let reason = "addresses are leased by fairway itself: leave it out";
-            return Err(Error::Unsupported { key: "ipam.type".to_owned(), value: kind, reason });
-        }
+        let asked = addresses::parse(whole)?;
         let prev_result: Option<Value> = key(whole, "prevResult")?;
         let prev_result = prev_result.map(AddResult::parse).transpose().map_err(Error::PrevResult)?;
         Ok(Self {
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
-            ranges: range_sets(ipam.only, ipam.ranges.unwrap_or_default())?,
-            routes: ipam.routes.map(|routes| routes.into_iter().map(pod_route).collect()).transpose()?,
+            ranges: asked.ranges,
+            requested: asked.requested,
+            reserved: asked.reserved,
+            routes: asked.routes,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),
             prev_result,
             network,
         })
-    }
-}
-
-/// `subnet` and its companions beside `ranges` are a set of their own, and the first. // host-local does the same
-fn range_sets(only: RawRange, sets: Vec<Vec<RawRange>>) -> Result<Option<Vec<RangeSet>>, Error> {
-    let RawRange { subnet, range_start, range_end, gateway } = only;
-    if subnet.is_none() && (range_start, range_end, gateway) != (None, None, None) {
-        return Err(Error::Missing("ipam.subnet beside rangeStart, rangeEnd or gateway"));
-    }
-    let first = subnet.is_some().then(|| vec![only]);
-    let mut all = Vec::new();
-    for set in first.into_iter().chain(sets) {
-        let ranges: Result<Vec<Range>, Error> = set.iter().map(range).collect();
-        all.push(RangeSet::new(ranges?)?);
-    }
-    ipam::disjoint(all.iter().flat_map(RangeSet::ranges))?;
-    Ok((!all.is_empty()).then_some(all))
-}
-
-fn range(raw: &RawRange) -> Result<Range, Error> {
-    let subnet = raw.subnet.ok_or(Error::Missing("subnet of a range in ipam.ranges"))?;
-    let bounds = Bounds { start: raw.range_start, end: raw.range_end, gateway: raw.gateway };
-    Ok(Range::new(subnet, bounds)?)
-}
-
-fn pod_route(value: Value) -> Result<PodRoute, Error> {
-    for field in ["advmss", "table", "scope"] {
-        let wish = value.get(field).filter(|wish| !is_empty(wish));
-        if let Some(wish) = wish {
-            let (key, value) = (format!("ipam.routes.{field}"), wish.to_string());
-            return Err(Error::Unsupported { key, value, reason: "only dst, gw, mtu and priority are" });
-        }
-    }
-    let route: PodRoute =
-        serde_json::from_value(value).map_err(|source| Error::Key { key: "ipam.routes", source })?;
-    if route.dst.ip() != route.dst.network() {
-        return Err(Error::Route(format!("{} has bits set beyond its prefix", route.dst)));
-    }
-    match route.gw {
-        Some(gw) if gw.is_ipv4() != route.dst.is_ipv4() => {
-            Err(Error::Route(format!("{} and its gateway {gw} are of different families", route.dst)))
-        }
-        _ => Ok(route),
     }
 }
 

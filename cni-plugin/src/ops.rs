@@ -10,18 +10,21 @@ mod gc;
 mod status;
 pub(crate) mod version;
 
+use std::net::IpAddr;
+
 use dataplane::{
     disk::{Directory, Durability},
     netns::{self, Netns},
     rtnl::{self, Kernel},
     sysctl,
 };
+use ipnetwork::IpNetwork;
 
 use crate::{
     conf::{Conf, Network},
     failure::{Code, Coded, Failure},
     ipam::{
-        Range, RangeSet,
+        self, Ask, Bounds, Range, RangeSet,
         store::{Record, Store},
     },
     node::Node,
@@ -113,28 +116,30 @@ fn kernel() -> Result<Kernel, Failure> {
 
 /// What the configuration says of addresses, and what the daemon says where it says nothing.
 struct Plan {
-    sets: Vec<RangeSet>,
+    ask: Ask,
     mtu: u32,
 }
 
 impl Plan {
-    fn of(conf: &Conf) -> Result<Self, Failure> {
-        if let Some(sets) = &conf.ranges {
-            return Ok(Self { sets: sets.clone(), mtu: conf.mtu.unwrap_or(DEFAULT_MTU) });
-        }
-        let node = Node::read(&run_dir(&conf.network))?;
-        let sets = node
-            .pod_cidrs
-            .iter()
-            .map(|cidr| RangeSet::new(vec![Range::new(*cidr, crate::ipam::Bounds::default())?]));
-        let sets = sets.collect::<Result<Vec<_>, crate::ipam::Error>>()?;
-        Ok(Self { sets, mtu: conf.mtu.or(node.mtu).unwrap_or(DEFAULT_MTU) })
+    /// `requested` is an address that the runtime asks for beside those of the configuration.
+    fn of(conf: &Conf, requested: Option<IpAddr>) -> Result<Self, Failure> {
+        let (sets, mtu) = if let Some(sets) = &conf.ranges {
+            (sets.clone(), conf.mtu)
+        } else {
+            let node = Node::read(&run_dir(&conf.network))?;
+            let range = |cidr: &IpNetwork| RangeSet::new(vec![Range::new(*cidr, Bounds::default())?]);
+            let sets: Result<Vec<RangeSet>, ipam::Error> = node.pod_cidrs.iter().map(range).collect();
+            (sets?, conf.mtu.or(node.mtu))
+        };
+        let sets = sets.into_iter().map(|set| set.reserving(&conf.reserved)).collect();
+        let requested: Vec<IpAddr> = requested.into_iter().chain(conf.requested.iter().copied()).collect();
+        Ok(Self { ask: Ask::new(sets, &requested)?, mtu: mtu.unwrap_or(DEFAULT_MTU) })
     }
 
     /// Works out the wiring of a pod that has its addresses.
     fn wiring(&self, conf: &Conf, target: &Target, record: &Record) -> Result<Wiring, Failure> {
         let gateways = record.addresses.iter().filter_map(|address| {
-            let range = self.sets.iter().find_map(|set| set.range_of(*address))?;
+            let range = self.ask.range_of(*address)?;
             Some(Endpoint { address: *address, gateway: range.gateway() })
         });
         let wish = Wish {

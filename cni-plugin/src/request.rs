@@ -3,9 +3,12 @@
 //! In: the variables of the specification. Out: a request in which everything that a verb needs is there and well-formed, or an
 //! error that names every variable that is missing. Names that become file and link names are checked here, once.
 
-use std::{ffi::OsString, path::PathBuf, time::SystemTime};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::SystemTime};
 
-use crate::failure::{Code, Coded};
+use crate::{
+    failure::{Code, Coded},
+    ipam,
+};
 
 /// The variables that the plugin reads, and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub struct Target {
     pub may_be_own: bool,
     /// The pod, where the runtime says it.
     pub pod: Option<Pod>,
+    /// The address that the pod must get, where the runtime says one.
+    pub requested: Option<IpAddr>,
     /// When the call was made.
     pub now: SystemTime,
 }
@@ -187,8 +192,11 @@ pub enum Error {
     /// `CNI_ARGS` is not what it should be.
     #[error("CNI_ARGS: {0:?} is not KEY=VALUE")]
     Args(String),
+    /// `CNI_ARGS` asks for an address that is none.
+    #[error("CNI_ARGS: IP={0:?} is no address")]
+    Address(String),
     /// `CNI_ARGS` asks for what the plugin does not do.
-    #[error("CNI_ARGS {key}={value}: the plugin chooses addresses itself")]
+    #[error("CNI_ARGS {key}={value}: the plugin chooses hardware addresses itself")]
     Unsupported {
         /// What is asked for.
         key: &'static str,
@@ -253,6 +261,7 @@ fn target(environment: &Environment, command: &str) -> Result<Target, Error> {
         netns: PathBuf::from(netns),
         may_be_own: override_.is_some_and(|v| ["1", "t", "T", "TRUE", "true", "True"].contains(&v)),
         pod: pod_of(environment.args.as_deref())?,
+        requested: requested_in(environment.args.as_deref())?,
         now: environment.now,
     })
 }
@@ -287,11 +296,21 @@ fn pod_of(args: Option<&str>) -> Result<Option<Pod>, Error> {
     Ok(namespace.zip(name).map(|(namespace, name)| Pod { namespace, name }))
 }
 
-/// Refuses what would be wrong to ignore in silence: a wish for a certain address.
+fn requested_in(args: Option<&str>) -> Result<Option<IpAddr>, Error> {
+    for pair in pairs(args.unwrap_or_default()) {
+        if let ("IP", value) = pair?
+            && !value.is_empty()
+        {
+            return ipam::address_in(value).map(Some).ok_or_else(|| Error::Address(value.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses what would be wrong to ignore in silence: a wish for a certain hardware address.
 fn refuse_wishes(args: Option<&str>) -> Result<(), Error> {
     for pair in pairs(args.unwrap_or_default()) {
         let (key, value) = match pair? {
-            ("IP", value) => ("IP", value),
             ("MAC", value) => ("MAC", value),
             _ => continue,
         };

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
 use super::*;
@@ -22,7 +20,7 @@ fn refusal(more: &Value) -> String {
 }
 
 fn first_of(set: &RangeSet) -> String {
-    set.choose(None, &BTreeSet::new()).unwrap().to_string()
+    set.in_turn(None, &[]).next().unwrap().to_string()
 }
 
 #[test]
@@ -62,6 +60,35 @@ fn ranges_are_sets_of_ranges_in_both_families() {
 fn a_subnet_beside_ranges_is_the_first_set() {
     let sets = sets(&json!({ "subnet": "10.1.0.0/24", "ranges": [[{ "subnet": "fd00:1::/64" }]] }));
     assert_eq!(sets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.0/24", "fd00:1::/64"]);
+}
+
+#[test]
+fn the_runtime_s_ranges_come_first() {
+    let conf = conf(&json!({
+        "ipam": { "subnet": "10.1.0.0/24", "ranges": [[{ "subnet": "fd00:1::/64" }]] },
+        "runtimeConfig": { "ipRanges": [[{ "subnet": "10.9.0.0/24", "rangeStart": "10.9.0.7" }]] },
+    }));
+    let sets = conf.unwrap().ranges.unwrap();
+    assert_eq!(
+        sets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.9.0.0/24", "10.1.0.0/24", "fd00:1::/64"]
+    );
+    assert_eq!(first_of(&sets[0]), "10.9.0.7");
+}
+
+#[test]
+fn addresses_are_asked_for_in_two_ways_and_kept_back_in_one() {
+    let conf = conf(&json!({
+        "ipam": { "exclude": ["10.1.0.0/30", "fd00::7"] },
+        "args": { "cni": { "ips": ["10.1.0.9/24"] } },
+        "runtimeConfig": { "ips": ["fd00::9"] },
+    }))
+    .unwrap();
+    assert_eq!(conf.requested.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.9", "fd00::9"]);
+    assert_eq!(
+        conf.reserved.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.0/30", "fd00::7/128"]
+    );
 }
 
 #[test]
@@ -122,6 +149,8 @@ fn what_makes_no_sense_is_named() {
             json!({ "ipam": { "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "10.1.2.0/24" }]] } }),
             "7 ipam: ranges 10.1.0.0/16 and 10.1.2.0/24 overlap",
         ),
+        (json!({ "runtimeConfig": { "ips": ["x"] } }), "7 runtimeConfig.ips: \"x\" is no address"),
+        (json!({ "ipam": { "exclude": ["10.0.0.0-9"] } }), "7 ipam.exclude: \"10.0.0.0-9\" is no address"),
         (
             json!({ "ipam": { "routes": [{ "dst": "10.0.0.1/8" }] } }),
             "7 ipam.routes: 10.0.0.1/8 has bits set beyond its prefix",
@@ -155,8 +184,8 @@ fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
             "2 runtimeConfig.portMappings=[{\"hostPort\":80}]: host ports are not supported yet",
         ),
         (
-            json!({ "args": { "cni": { "ips": ["10.0.0.9"] } } }),
-            "2 args.cni.ips=[\"10.0.0.9\"]: the plugin chooses addresses itself",
+            json!({ "args": { "cni": { "mac": "02:00:00:00:00:01" } } }),
+            "2 args.cni.mac=\"02:00:00:00:00:01\": the plugin chooses hardware addresses itself",
         ),
         (
             json!({ "ipam": { "routes": [{ "dst": "10.0.0.0/8", "table": 7 }] } }),

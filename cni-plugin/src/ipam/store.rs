@@ -1,19 +1,25 @@
 //! Leases on disk, in the run directory: who has which address.
 //!
-//! In: an attachment and range sets. Out: a record with its addresses, kept until it is released. No lock is needed: whoever
+//! In: an attachment and what it asks for. Out: a record with its addresses, kept until it is released. No lock is needed: whoever
 //! creates a file first has it, and each file appears with its whole content.
 //!
 //! ```text
 //! /run/fairway/<network>/owners/<container id>@<link>   the record, as JSON: this file is the truth
 //!                       /leases/<address>               the same file by another name: a hard link
 //!                       /last/<set>                     the address of that range set that was leased last
+//!                       /freed/<set>                    those of it that were freed of late, one a line
 //! ```
+//!
+//! `last` and `freed` only say whose turn it is. Where they are missing or wrong, no address is given twice all the same.
 //!
 //! The order of steps makes every crash harmless. The owner comes first and goes last, and it names the addresses, so whatever
 //! is left is found by it: by the same ADD again, by DEL, or by GC.
 
+mod turns;
+
 use std::{
     collections::BTreeSet,
+    fmt,
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,7 +27,8 @@ use std::{
 use dataplane::disk::{self, Directory};
 use serde::{Deserialize, Serialize};
 
-use super::RangeSet;
+use self::turns::Turns;
+use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
     request::Attachment,
@@ -52,6 +59,16 @@ pub struct Record {
     pub time: u64,
 }
 
+/// Who it is, for people.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(pod) = &self.pod {
+            write!(f, "pod {pod}, ")?;
+        }
+        write!(f, "container {}, link {}", self.container_id, self.ifname)
+    }
+}
+
 impl Record {
     /// A record for an attachment that has no addresses yet.
     pub fn of(attachment: &Attachment, now: SystemTime) -> Self {
@@ -72,12 +89,22 @@ impl Record {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// All are taken.
-    #[error("no free address in {set} ({leased} leased): raise the pod CIDR or run GC")]
+    #[error(
+        "no free address in {set} ({leased} leased): raise the pod CIDR or run GC; `fairway ipam audit` tells which of them nobody uses"
+    )]
     Exhausted {
         /// The ranges.
         set: RangeSet,
         /// How many of their addresses are leased.
         leased: usize,
+    },
+    /// The one that is asked for is another's.
+    #[error("address {address} is asked for, and leased to {holder}")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: String,
     },
     /// Someone else made the record in the same moment.
     #[error("another ADD for container {container_id} and link {ifname} is running")]
@@ -98,7 +125,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Exhausted { .. } => Code::Exhausted,
+            Self::Exhausted { .. } | Self::Taken { .. } => Code::Exhausted,
             Self::Busy { .. } => Code::TryAgainLater,
             Self::Disk(_) | Self::Encode(_) => Code::InputOutput,
         }
@@ -111,7 +138,7 @@ pub struct Store {
     network: Directory,
     owners: Directory,
     leases: Directory,
-    last: Directory,
+    turns: Turns,
 }
 
 impl Store {
@@ -121,17 +148,17 @@ impl Store {
         Ok(Self {
             owners: network.directory("owners")?,
             leases: network.directory("leases")?,
-            last: network.directory("last")?,
+            turns: Turns::of(&network)?,
             network,
         })
     }
 
     /// Makes the directories. After this, leases can be had.
     pub fn make(&self) -> Result<(), Error> {
-        for directory in [&self.network, &self.owners, &self.leases, &self.last] {
+        for directory in [&self.network, &self.owners, &self.leases] {
             directory.make()?;
         }
-        Ok(())
+        Ok(self.turns.make()?)
     }
 
     /// Finds the record of an attachment.
@@ -144,42 +171,31 @@ impl Store {
         Ok(self.owners.names()?.iter().filter_map(|key| attachment_of(key)).collect())
     }
 
-    /// Leases one address of each set to the attachment of `record`. One that has its addresses already keeps them, as
-    /// long as they are of these sets.
-    pub fn lease(
-        &self,
-        attachment: &Attachment,
-        record: &Record,
-        sets: &[RangeSet],
-    ) -> Result<Record, Error> {
+    /// Leases what is asked for to the attachment of `record`. One that has such addresses already keeps them.
+    pub fn lease(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         self.make()?;
         if let Some(there) = self.find(attachment)?
-            && self.is_whole(attachment, &there, sets)?
+            && self.is_whole(attachment, &there, ask)?
         {
             return Ok(there);
         }
         self.release(attachment)?; // what a crash or an older configuration left
-        match self.lease_anew(attachment, record, sets) {
+        match self.lease_anew(attachment, record, ask) {
             Err(Error::Exhausted { .. }) if self.release_other_boots(&record.boot_id)? => {
-                self.lease_anew(attachment, record, sets)
+                self.lease_anew(attachment, record, ask)
             }
             leased => leased,
         }
     }
 
-    fn lease_anew(
-        &self,
-        attachment: &Attachment,
-        record: &Record,
-        sets: &[RangeSet],
-    ) -> Result<Record, Error> {
+    fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         let mut refused = BTreeSet::new();
         loop {
-            let addresses = self.choose(sets, &refused)?;
+            let addresses = self.choose(ask, &refused)?;
             let record = Record { addresses, ..record.clone() };
             match self.claim(attachment, &record)? {
                 None => {
-                    self.remember_last(&record.addresses)?;
+                    self.remember_last(&record.addresses, ask)?;
                     return Ok(record);
                 }
                 Some(taken) => refused.insert(taken), // by one that came first; its file may be gone again by now
@@ -204,12 +220,14 @@ impl Store {
         let key = key_of(attachment);
         let Some(owner) = self.owners.inode(&key)? else { return Ok(false) };
         let addresses = match self.read(&key)? {
-            Some(record) => record.addresses.iter().map(ToString::to_string).collect(),
-            None => self.leases.names()?,
+            Some(record) => record.addresses,
+            None => self.leased()?,
         };
-        for address in addresses {
-            if self.leases.inode(&address)? == Some(owner) {
-                self.leases.remove(&address)?;
+        for (set, address) in addresses.iter().enumerate() {
+            let name = address.to_string();
+            if self.leases.inode(&name)? == Some(owner) {
+                self.turns.freed(set, *address);
+                self.leases.remove(&name)?;
             }
         }
         Ok(self.owners.remove(&key)?)
@@ -224,9 +242,8 @@ impl Store {
             }
             Err(error) => vec![error],
         };
-        for directory in [&self.network, &self.last] {
-            failures.extend(directory.sweep().err().map(Error::from));
-        }
+        failures.extend(self.network.sweep().err().map(Error::from));
+        failures.extend(self.turns.sweep().err().map(Error::from));
         failures
     }
 
@@ -251,35 +268,56 @@ impl Store {
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
 
-    fn is_whole(&self, attachment: &Attachment, record: &Record, sets: &[RangeSet]) -> Result<bool, Error> {
+    fn is_whole(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<bool, Error> {
         let owner = self.owners.inode(&key_of(attachment))?;
-        if record.addresses.len() != sets.len() {
-            return Ok(false);
-        }
-        for (address, set) in record.addresses.iter().zip(sets) {
-            let is_leased = self.leases.inode(&address.to_string())? == owner;
-            if !is_leased || set.range_of(*address).is_none() {
+        for address in &record.addresses {
+            if self.leases.inode(&address.to_string())? != owner {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(ask.is_met_by(&record.addresses))
     }
 
-    fn choose(&self, sets: &[RangeSet], refused: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-        let mut taken: BTreeSet<IpAddr> =
-            self.leases.names()?.iter().filter_map(|name| name.parse().ok()).collect();
-        taken.extend(refused);
+    /// Looks at addresses one by one until one is free: in a circle that is nearly always the first, however many are leased.
+    fn choose(&self, ask: &Ask, refused: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
         let mut chosen = Vec::new();
-        for (number, set) in sets.iter().enumerate() {
-            let last = self.last.read(&number.to_string())?;
-            let last = last.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok());
-            let Some(address) = set.choose(last, &taken) else {
-                let leased = taken.iter().filter(|ip| set.range_of(**ip).is_some()).count();
+        for (number, (set, wish)) in ask.wishes().iter().enumerate() {
+            if let Some(address) = wish {
+                if let Some(holder) = self.holder(*address)? {
+                    return Err(Error::Taken { address: *address, holder });
+                }
+                chosen.push(*address);
+                continue;
+            }
+            let (last, freed) = (self.turns.last(number)?, self.turns.freed_of_late(number)?);
+            let mut free = None;
+            for address in set.in_turn(last, &freed).filter(|address| !refused.contains(address)) {
+                if self.leases.inode(&address.to_string())?.is_none() {
+                    free = Some(address);
+                    break;
+                }
+            }
+            let Some(address) = free else {
+                let leased = self.leased()?.iter().filter(|ip| set.range_of(**ip).is_some()).count();
                 return Err(Error::Exhausted { set: set.clone(), leased });
             };
             chosen.push(address);
         }
         Ok(chosen)
+    }
+
+    /// Lists the addresses that are leased.
+    fn leased(&self) -> Result<Vec<IpAddr>, Error> {
+        Ok(self.leases.names()?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Says who has an address, if anybody has.
+    fn holder(&self, address: IpAddr) -> Result<Option<String>, Error> {
+        let record = self.leases.read(&address.to_string())?;
+        Ok(record.map(|record| match serde_json::from_slice::<Record>(&record) {
+            Ok(record) => record.to_string(),
+            Err(_) => "someone whose record cannot be read (run GC)".to_owned(),
+        }))
     }
 
     /// Makes the owner and its leases, or none of them and says which address another has.
@@ -306,10 +344,12 @@ impl Store {
         Ok(None)
     }
 
-    /// Two at once may leave the earlier of their addresses here. Then the later one is merely found to be taken.
-    fn remember_last(&self, addresses: &[IpAddr]) -> Result<(), Error> {
-        for (number, address) in addresses.iter().enumerate() {
-            self.last.replace(&number.to_string(), address.to_string().as_bytes())?;
+    /// An address that was asked for had no turn.
+    fn remember_last(&self, addresses: &[IpAddr], ask: &Ask) -> Result<(), Error> {
+        for (set, (address, (_, wish))) in addresses.iter().zip(ask.wishes()).enumerate() {
+            if wish.is_none() {
+                self.turns.leased(set, *address)?;
+            }
         }
         Ok(())
     }

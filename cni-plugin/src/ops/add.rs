@@ -14,12 +14,12 @@ use crate::{
 /// Wires a pod. A pod that is wired already gets the same answer again.
 pub(super) async fn run(network: Network, target: &Target) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
-    let plan = Plan::of(&conf)?;
+    let plan = Plan::of(&conf, target.requested)?;
     let sandbox = Sandbox::open(target)?;
     let host = kernel()?;
     let store = store(&conf.network)?;
 
-    let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.sets)?;
+    let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.ask)?;
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         wire::build(&wiring, &host, &sandbox.netns).await?;

@@ -34,12 +34,12 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<(), Failure
     let conf = Conf::parse(network)?;
     let returned = conf.prev_result.clone().ok_or(conf::Error::Missing("prevResult"))?;
     let sandbox = Sandbox::open(target)?;
-    let plan = Plan::of(&conf)?;
+    let plan = Plan::of(&conf, None)?;
     let record = store(&conf.network)?.find(&target.attachment)?.ok_or(Altered::NoLease)?;
     let homeless: Vec<String> = record
         .addresses
         .iter()
-        .filter(|address| plan.sets.iter().all(|set| set.range_of(**address).is_none()))
+        .filter(|address| plan.ask.range_of(**address).is_none())
         .map(|address| format!("address {address} is leased to it, and of no range of the network any more"))
         .collect();
     if !homeless.is_empty() {

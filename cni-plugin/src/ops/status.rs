@@ -16,7 +16,7 @@ pub(super) async fn run(network: Network) -> Result<(), Failure> {
 }
 
 async fn look(conf: &Conf) -> Result<(), Failure> {
-    Plan::of(conf)?;
+    Plan::of(conf, None)?;
     store(&conf.network)?.make()?;
     kernel()?.links().await.map_err(Error::Kernel)?;
     Ok(())

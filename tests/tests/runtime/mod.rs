@@ -62,11 +62,16 @@ impl Runtime {
 
     /// Calls the plugin for a container of the pod `namespace/name`.
     pub(crate) fn call_as(&self, verb: &str, container: &str, pod: &str) -> Outcome {
-        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
         let (namespace, name) = pod.split_once('/').unwrap();
         let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
+        self.call_with_args(verb, container, &args, &self.conf)
+    }
+
+    /// Calls the plugin with arguments of the runtime's, `KEY=VALUE;KEY=VALUE`.
+    pub(crate) fn call_with_args(&self, verb: &str, container: &str, args: &str, conf: &Value) -> Outcome {
+        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
         variables.push(("CNI_ARGS".into(), args.into())); // the last one counts
-        self.run(variables, &self.conf)
+        self.run(variables, conf)
     }
 
     pub(crate) fn call_with(&self, verb: &str, container: &str, conf: &Value) -> Outcome {

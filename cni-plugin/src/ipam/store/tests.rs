@@ -17,15 +17,20 @@ fn attachment(container: &str) -> Attachment {
     Attachment::new(container, "eth0").unwrap()
 }
 
-fn sets(subnets: &[&str]) -> Vec<RangeSet> {
-    let set =
-        |subnet: &&str| RangeSet::new(vec![Range::new(subnet.parse().unwrap(), Bounds::default()).unwrap()]);
-    subnets.iter().map(|subnet| set(subnet).unwrap()).collect()
+fn sets(subnets: &[&str]) -> Ask {
+    asking(subnets, &[])
 }
 
-fn lease(store: &Store, container: &str, sets: &[RangeSet]) -> Result<Vec<IpAddr>, Error> {
+fn asking(subnets: &[&str], requested: &[&str]) -> Ask {
+    let requested: Vec<IpAddr> = requested.iter().map(|text| text.parse().unwrap()).collect();
+    let set =
+        |subnet: &&str| RangeSet::new(vec![Range::new(subnet.parse().unwrap(), Bounds::default()).unwrap()]);
+    Ask::new(subnets.iter().map(|subnet| set(subnet).unwrap()).collect(), &requested).unwrap()
+}
+
+fn lease(store: &Store, container: &str, ask: &Ask) -> Result<Vec<IpAddr>, Error> {
     let attachment = attachment(container);
-    store.lease(&attachment, &Record::of(&attachment, UNIX_EPOCH), sets).map(|record| record.addresses)
+    store.lease(&attachment, &Record::of(&attachment, UNIX_EPOCH), ask).map(|record| record.addresses)
 }
 
 fn names(store: &Store) -> (Vec<String>, Vec<String>) {
@@ -70,10 +75,92 @@ fn a_released_address_waits_for_its_turn() {
 
     assert!(store.release(&attachment("a")).unwrap());
     assert!(!store.release(&attachment("a")).unwrap());
+    // The cursor is lost, and no matter: it is known to be freed.
+    store.turns.leased(0, "10.0.0.6".parse().unwrap()).unwrap();
     let next: Vec<_> = ["b", "c", "d", "e"].map(|c| lease(&store, c, &sets).unwrap()).concat();
 
     assert!(!next.contains(&a[0]), "{next:?}");
     assert_eq!(lease(&store, "f", &sets).unwrap(), a);
+}
+
+#[test]
+fn of_two_that_are_free_the_one_freed_first_comes_first_even_in_another_process() {
+    let (dir, store) = place();
+    let sets = sets(&["10.0.0.0/29"]); // .2 to .6
+    let all = ["a", "b", "c", "d", "e"].map(|c| lease(&store, c, &sets).unwrap());
+    for container in ["d", "a"] {
+        store.release(&attachment(container)).unwrap();
+    }
+
+    let store = Store::of(&Directory::new(dir.path(), Durability::Volatile), "pods").unwrap();
+
+    assert_eq!(lease(&store, "f", &sets).unwrap(), all[3]);
+    assert_eq!(lease(&store, "g", &sets).unwrap(), all[0]);
+}
+
+#[test]
+fn what_was_freed_is_remembered_in_bounds() {
+    let (_dir, store) = place();
+    store.make().unwrap();
+    for n in 0..20_000_u32 {
+        store.turns.freed(0, IpAddr::V4((0x0a00_0000 + n).into()));
+    }
+
+    let freed = store.turns.freed_of_late(0).unwrap();
+
+    assert_eq!(freed.last().unwrap().to_string(), "10.0.78.31");
+    assert!((512..1024).contains(&freed.len()), "{}", freed.len());
+    assert!(store.network.path().join("freed/0").metadata().unwrap().len() <= 64 << 10);
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_given_or_its_holder_named() {
+    let (_dir, store) = place();
+    let asks = asking(&DUAL, &["10.244.1.9"]);
+    let leased = lease(&store, "a", &asks).unwrap();
+
+    assert_eq!(leased.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.9", "fd00::2"]);
+    assert_eq!(lease(&store, "a", &asks).unwrap(), leased);
+    assert_eq!(
+        lease(&store, "b", &asks).unwrap_err().to_string(),
+        "address 10.244.1.9 is asked for, and leased to container a, link eth0"
+    );
+    assert_eq!(names(&store).0, ["a@eth0"]);
+    assert_eq!(
+        lease(&store, "c", &sets(&DUAL)).unwrap()[0].to_string(),
+        "10.244.1.2",
+        "it was nobody's turn"
+    );
+}
+
+#[test]
+fn who_asks_for_another_address_moves_to_it() {
+    let (_dir, store) = place();
+    lease(&store, "a", &sets(&DUAL)).unwrap();
+
+    let moved = lease(&store, "a", &asking(&DUAL, &["fd00::9"])).unwrap();
+
+    assert_eq!(moved[1].to_string(), "fd00::9");
+    assert_eq!(names(&store).1.len(), 2);
+}
+
+/// The place of the address that is chosen in the order of turns is how many were looked at.
+#[test]
+fn among_a_thousand_leases_no_more_addresses_are_looked_at_than_among_ten() {
+    let (_dir, store) = place();
+    let sets = sets(&["10.0.0.0/16"]);
+    for n in 0..1000 {
+        let leased = lease(&store, &format!("c{n}"), &sets).unwrap();
+        let in_turn = store.turns.last(0).unwrap();
+        assert_eq!(in_turn, Some(leased[0]));
+        let (set, _) = &sets.wishes()[0];
+        let next = set.in_turn(in_turn, &store.turns.freed_of_late(0).unwrap()).next().unwrap();
+        assert_eq!(
+            store.leases.inode(&next.to_string()).unwrap(),
+            None,
+            "the first one that is looked at is free"
+        );
+    }
 }
 
 #[test]
@@ -85,7 +172,10 @@ fn when_all_are_leased_the_message_says_how_many_and_what_to_do() {
 
     let error = lease(&store, "c", &both).unwrap_err();
 
-    assert_eq!(error.to_string(), "no free address in fd00::/126 (2 leased): raise the pod CIDR or run GC");
+    assert_eq!(
+        error.to_string(),
+        "no free address in fd00::/126 (2 leased): raise the pod CIDR or run GC; `fairway ipam audit` tells which of them nobody uses"
+    );
     assert_eq!(names(&store).0, ["a@eth0", "b@eth0"], "nothing is left of the try");
     assert_eq!(names(&store).1.len(), 4);
 }
