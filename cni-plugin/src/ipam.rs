@@ -3,6 +3,7 @@
 //! In: ranges, the address leased last, those freed of late. Out: all addresses in the order of their turn, so that one that was
 //! just freed is not given away before all others had theirs: somebody may still be talking to it.
 
+pub mod standing;
 pub mod store;
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};

@@ -10,8 +10,11 @@
 //!                                                └─→ result ─→ Outcome   stdout, stderr, exit code
 //! ```
 //!
+//! Arguments are for people, who look after leases with them: [`commands`].
+//!
 //! `request`, `conf`, `result`, `ipam` and `wiring` are pure: values in, values out.
 
+pub mod commands;
 pub mod conf;
 pub mod failure;
 pub mod ipam;

@@ -5,8 +5,9 @@
 
 mod add;
 mod check;
-mod del;
+pub(crate) mod del;
 mod gc;
+pub(crate) mod reclaim;
 mod status;
 pub(crate) mod version;
 
@@ -35,9 +36,7 @@ use crate::{
 /// Does what a verb says, and returns its result as JSON, where it has one.
 pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> {
     let network = Network::parse(stdin)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match verb {
             Verb::Add(target) => {
                 add::run(network, target).await.map(Some).map_err(|failure| failure.of(&target.subject()))
@@ -110,7 +109,12 @@ fn store(network: &Network) -> Result<Store, Failure> {
     Ok(Store::of(&run_dir(network), &network.name)?)
 }
 
-fn kernel() -> Result<Kernel, Failure> {
+/// What waits for the kernel's answers.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?)
+}
+
+pub(crate) fn kernel() -> Result<Kernel, Failure> {
     Ok(Kernel::open().map_err(Error::Kernel)?)
 }
 

@@ -8,6 +8,7 @@
 //!                       /leases/<address>               the same file by another name: a hard link
 //!                       /last/<set>                     the address of that range set that was leased last
 //!                       /freed/<set>                    those of it that were freed of late, one a line
+//!                       /boot                           the boot in which the first lease was asked for
 //! ```
 //!
 //! `last` and `freed` only say whose turn it is. Where they are missing or wrong, no address is given twice all the same.
@@ -70,6 +71,19 @@ impl fmt::Display for Record {
 }
 
 impl Record {
+    /// Says whether a network namespace with that inode is the container's.
+    pub fn is_of(&self, inode: u64) -> bool {
+        self.netns_inode == inode
+    }
+
+    /// Says whether both were made for the same container in the same boot.
+    fn is_like(&self, other: &Self) -> bool {
+        let facts = |record: &Self| {
+            (record.netns.clone(), record.netns_inode, record.boot_id.clone(), record.pod.clone())
+        };
+        facts(self) == facts(other)
+    }
+
     /// A record for an attachment that has no addresses yet.
     pub fn of(attachment: &Attachment, now: SystemTime) -> Self {
         Self {
@@ -174,18 +188,26 @@ impl Store {
     /// Leases what is asked for to the attachment of `record`. One that has such addresses already keeps them.
     pub fn lease(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         self.make()?;
-        if let Some(there) = self.find(attachment)?
-            && self.is_whole(attachment, &there, ask)?
-        {
-            return Ok(there);
-        }
-        self.release(attachment)?; // what a crash or an older configuration left
-        match self.lease_anew(attachment, record, ask) {
-            Err(Error::Exhausted { .. }) if self.release_other_boots(&record.boot_id)? => {
-                self.lease_anew(attachment, record, ask)
+        self.begin(&record.boot_id)?;
+        let there = self.find(attachment)?;
+        let kept = match &there {
+            Some(there) if self.is_whole(attachment, there, ask)? => Some(&there.addresses),
+            _ => None,
+        };
+        match (kept, &there) {
+            (Some(_), Some(there)) if there.is_like(record) => return Ok(there.clone()),
+            (Some(addresses), _) => {
+                // The same container in a namespace that was made anew.
+                self.release(attachment)?;
+                let record = Record { addresses: addresses.clone(), ..record.clone() };
+                if self.claim(attachment, &record)?.is_none() {
+                    return Ok(record);
+                }
             }
-            leased => leased,
+            _ => {} // what a crash or an older configuration left
         }
+        self.release(attachment)?;
+        self.lease_anew(attachment, record, ask)
     }
 
     fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
@@ -203,16 +225,19 @@ impl Store {
         }
     }
 
-    /// Gives back what was leased in another boot, and says whether there was any. Its pods ended with that boot, but where the
-    /// run directory is not in memory, their leases did not.
-    fn release_other_boots(&self, boot_id: &str) -> Result<bool, Error> {
-        let mut any = false;
+    /// With the first lease of a boot, gives back what was leased in another. Its pods ended with that boot, but where the run
+    /// directory is not in memory, their leases did not.
+    fn begin(&self, boot_id: &str) -> Result<(), Error> {
+        const BOOT: &str = "boot";
+        if self.network.read(BOOT)?.is_some_and(|known| known == boot_id.as_bytes()) {
+            return Ok(());
+        }
         for attachment in self.attachments()? {
-            if self.find(&attachment)?.is_some_and(|record| record.boot_id != boot_id) {
-                any |= self.release(&attachment)?;
+            if self.find(&attachment)?.is_none_or(|record| record.boot_id != boot_id) {
+                self.release(&attachment)?;
             }
         }
-        Ok(any)
+        Ok(self.network.replace(BOOT, boot_id.as_bytes())?)
     }
 
     /// Gives back what an attachment has, and says whether it had anything.
@@ -230,16 +255,15 @@ impl Store {
                 self.leases.remove(&name)?;
             }
         }
-        Ok(self.owners.remove(&key)?)
+        // Someone else may have given all of it back meanwhile, and the container may have leased anew.
+        Ok(self.owners.inode(&key)? == Some(owner) && self.owners.remove(&key)?)
     }
 
     /// Removes leases without an owner, and drafts. Goes on over what cannot be removed, and says what went wrong. Call it only
     /// when no other call on this network runs.
     pub fn sweep(&self) -> Vec<Error> {
         let mut failures: Vec<Error> = match self.orphans() {
-            Ok(orphans) => {
-                orphans.iter().filter_map(|name| self.leases.remove(name).err()).map(Error::from).collect()
-            }
+            Ok(orphans) => orphans.iter().filter_map(|orphan| self.remove_orphan(orphan).err()).collect(),
             Err(error) => vec![error],
         };
         failures.extend(self.network.sweep().err().map(Error::from));
@@ -247,19 +271,25 @@ impl Store {
         failures
     }
 
-    /// Lists leases that are no owner's.
-    fn orphans(&self) -> Result<Vec<String>, Error> {
+    /// Lists leases that are no owner's, by name and inode. An ADD that runs at the same time makes none: its owner is there
+    /// before its leases, so leases are listed first.
+    pub fn orphans(&self) -> Result<Vec<(String, u64)>, Error> {
+        let mut orphans = Vec::new();
+        for name in self.leases.names()? {
+            let inode = self.leases.inode(&name)?;
+            orphans.extend(inode.map(|inode| (name, inode)));
+        }
         let mut owners = BTreeSet::new();
         for key in self.owners.names()? {
             owners.extend(self.owners.inode(&key)?);
         }
-        let mut orphans = Vec::new();
-        for name in self.leases.names()? {
-            if self.leases.inode(&name)?.is_some_and(|inode| !owners.contains(&inode)) {
-                orphans.push(name);
-            }
-        }
+        orphans.retain(|(_, inode)| !owners.contains(inode));
         Ok(orphans)
+    }
+
+    /// Removes a lease that is no owner's, unless someone has leased the address meanwhile.
+    pub fn remove_orphan(&self, (name, inode): &(String, u64)) -> Result<bool, Error> {
+        Ok(self.leases.inode(name)? == Some(*inode) && self.leases.remove(name)?)
     }
 
     /// A record that cannot be read is as good as none: its leases are still found by it, and given back with it.

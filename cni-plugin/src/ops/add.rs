@@ -1,12 +1,15 @@
 //! ADD: a lease, a link, a result; or none of them.
 
-use dataplane::sysctl;
+use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, kernel, store};
+use super::{Error, Plan, Sandbox, kernel, reclaim, store};
 use crate::{
     conf::{Conf, Network},
     failure::Failure,
-    ipam::store::Record,
+    ipam::{
+        Ask,
+        store::{self, Record, Store},
+    },
     request::Target,
     wiring::{Wiring, kernel as wire},
 };
@@ -19,7 +22,8 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     let host = kernel()?;
     let store = store(&conf.network)?;
 
-    let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.ask)?;
+    let record = record_of(target, &sandbox)?;
+    let record = lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?;
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         wire::build(&wiring, &host, &sandbox.netns).await?;
@@ -34,9 +38,32 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
         }
         Err(failure) => {
             // The first error is the one to tell; what cannot be undone now, DEL or GC finds by the lease.
-            let _ = super::del::undo(&conf.network, &host, &store, &target.attachment).await;
+            let _ = super::del::undo(&conf.network.name, &host, &store, &target.attachment).await;
             Err(failure)
         }
+    }
+}
+
+/// Leases addresses; where there are none left, after those that nobody uses have been given back.
+async fn lease(
+    network: &str,
+    host: &Kernel,
+    store: &Store,
+    (target, record): (&Target, &Record),
+    ask: &Ask,
+) -> Result<Record, Failure> {
+    match store.lease(&target.attachment, record, ask) {
+        Err(error @ (store::Error::Exhausted { .. } | store::Error::Taken { .. })) => {
+            let stale = reclaim::stale(network, host, store).await?;
+            if stale.is_empty() {
+                return Err(error.into());
+            }
+            for attachment in stale {
+                super::del::undo(network, host, store, &attachment).await?;
+            }
+            Ok(store.lease(&target.attachment, record, ask)?)
+        }
+        leased => Ok(leased?),
     }
 }
 
@@ -44,7 +71,7 @@ fn record_of(target: &Target, sandbox: &Sandbox) -> Result<Record, Error> {
     Ok(Record {
         netns: target.netns.to_string_lossy().into_owned(),
         netns_inode: sandbox.inode,
-        boot_id: sysctl::read("kernel/random/boot_id").map_err(Error::Boot)?,
+        boot_id: reclaim::boot_id()?,
         pod: target.pod.as_ref().map(ToString::to_string),
         ..Record::of(&target.attachment, target.now)
     })

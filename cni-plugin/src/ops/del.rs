@@ -16,17 +16,17 @@ use crate::{
 
 /// Takes an attachment away. Nothing to take is fine.
 pub(super) async fn run(network: &Network, attachment: &Attachment) -> Result<(), Failure> {
-    undo(network, &kernel()?, &store(network)?, attachment).await
+    undo(&network.name, &kernel()?, &store(network)?, attachment).await
 }
 
 /// Removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more.
-pub(super) async fn undo(
-    network: &Network,
+pub(crate) async fn undo(
+    network: &str,
     host: &Kernel,
     store: &Store,
     attachment: &Attachment,
 ) -> Result<(), Failure> {
-    wire::demolish(host, &host_end_of(&network.name, attachment)).await?;
+    wire::demolish(host, &host_end_of(network, attachment)).await?;
     store.release(attachment)?;
     Ok(())
 }

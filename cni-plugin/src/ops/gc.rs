@@ -1,4 +1,4 @@
-//! GC: everything of this network goes that the runtime does not know any more.
+//! GC: everything of this network goes that the runtime does not know any more, or that nobody can use any more.
 //!
 //! It goes on over failures, and tells them at the end. The runtime runs no ADD and no DEL of the network meanwhile: SPEC "GC".
 
@@ -26,10 +26,11 @@ pub(super) async fn run(network: &Network) -> Result<(), Failure> {
     let (host, store) = (kernel()?, store(network)?);
     let mut failures = Vec::new();
 
-    for attachment in store.attachments()? {
-        if !valid.contains(&attachment) {
-            failures.extend(super::del::undo(network, &host, &store, &attachment).await.err());
-        }
+    let mut stale: BTreeSet<Attachment> =
+        super::reclaim::stale(&network.name, &host, &store).await?.into_iter().collect();
+    stale.extend(store.attachments()?.into_iter().filter(|attachment| !valid.contains(attachment)));
+    for attachment in stale {
+        failures.extend(super::del::undo(&network.name, &host, &store, &attachment).await.err());
     }
     failures.extend(store.sweep().into_iter().map(Failure::from));
     failures.extend(remove_stray_links(network, &host, &valid).await.unwrap_or_else(|failure| vec![failure]));

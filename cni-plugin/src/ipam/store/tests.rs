@@ -253,7 +253,7 @@ fn leases_of_another_range_are_given_back_when_the_configuration_changes() {
 }
 
 #[test]
-fn leases_of_an_earlier_boot_are_given_back_when_addresses_run_out() {
+fn leases_of_an_earlier_boot_are_given_back_with_the_first_lease_of_this_one() {
     let (_dir, store) = place();
     let sets = sets(&["10.0.0.0/29"]); // .2 to .6
     let lease = |container: &str, boot: &str| {
@@ -264,12 +264,26 @@ fn leases_of_an_earlier_boot_are_given_back_when_addresses_run_out() {
     for container in ["a", "b", "c"] {
         lease(container, "before").unwrap();
     }
-    let kept = [lease("d", "now").unwrap(), lease("e", "now").unwrap()];
 
-    assert_eq!(lease("f", "now").unwrap(), "10.0.0.2");
+    assert_eq!(lease("d", "now").unwrap(), "10.0.0.5");
 
-    assert_eq!(names(&store).0, ["d@eth0", "e@eth0", "f@eth0"]);
-    assert_eq!([lease("d", "now").unwrap(), lease("e", "now").unwrap()], kept);
+    assert_eq!(names(&store).0, ["d@eth0"]);
+    assert_eq!(lease("e", "now").unwrap(), "10.0.0.6");
+    assert_eq!(names(&store).0, ["d@eth0", "e@eth0"]);
+}
+
+#[test]
+fn a_container_whose_namespace_was_made_anew_keeps_its_addresses_and_its_record_is_true() {
+    let (_dir, store) = place();
+    let attachment = attachment("a");
+    let record = |netns_inode| Record { netns_inode, ..Record::of(&attachment, UNIX_EPOCH) };
+    let first = store.lease(&attachment, &record(7), &sets(&DUAL)).unwrap();
+
+    let again = store.lease(&attachment, &record(8), &sets(&DUAL)).unwrap();
+
+    assert_eq!(again.addresses, first.addresses);
+    assert!(store.find(&attachment).unwrap().unwrap().is_of(8));
+    assert_eq!(names(&store).1.len(), 2);
 }
 
 #[test]
@@ -278,8 +292,11 @@ fn leases_without_an_owner_and_drafts_are_swept() {
     lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
     store.leases.create_exclusively("10.1.0.9", b"{}").unwrap();
 
+    let orphans = store.orphans().unwrap();
     assert!(store.sweep().is_empty());
 
+    assert_eq!(orphans.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["10.1.0.9"]);
+    assert!(!store.remove_orphan(&orphans[0]).unwrap(), "it is gone");
     assert_eq!(names(&store), (vec!["a@eth0".to_owned()], vec!["10.1.0.2".to_owned()]));
 }
 
