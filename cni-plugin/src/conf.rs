@@ -9,6 +9,7 @@ mod addresses;
 use std::{net::IpAddr, path::PathBuf};
 
 pub use addresses::PodRoute;
+pub(crate) use addresses::pod_route;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -138,6 +139,11 @@ impl Network {
     /// Refuses a verb that the configuration's version does not know.
     pub fn require(&self, verb: &'static str, since: SpecVersion) -> Result<(), Error> {
         if self.version < since { Err(Error::Verb { verb, version: self.version, since }) } else { Ok(()) }
+    }
+
+    /// The plugin that leases the addresses, if not this one.
+    pub fn delegate(&self) -> Option<&str> {
+        addresses::delegate(&self.whole)
     }
 
     /// The attachments that the runtime still knows, for GC. None at all is a valid answer; the key must be there, though:

@@ -153,7 +153,8 @@ impl<'a> Delegate<'a> {
 
     fn find(&self) -> Result<PathBuf, Error> {
         let Some(path) = &self.call.environment.path else { return Err(Error::NoPath(self.name.clone())) };
-        let mut programs = path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(&self.name));
+        let mut programs =
+            path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(&self.name));
         programs
             .find(|program| program.is_file())
             .ok_or_else(|| Error::NotFound { name: self.name.clone(), path: path.clone() })

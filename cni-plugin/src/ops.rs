@@ -7,6 +7,7 @@ mod add;
 mod check;
 pub(crate) mod del;
 mod gc;
+mod leased;
 pub(crate) mod reclaim;
 mod status;
 pub(crate) mod version;
@@ -23,6 +24,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     conf::{Conf, Network},
+    delegate::{Call, Delegate},
     failure::{Code, Coded, Failure},
     ipam::{
         self, Ask, Bounds, Range, RangeSet,
@@ -33,24 +35,32 @@ use crate::{
     wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish},
 };
 
+use leased::Leased;
+
 /// Does what a verb says, and returns its result as JSON, where it has one.
-pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> {
-    let network = Network::parse(stdin)?;
+pub(crate) fn run(verb: &Verb, call: Call<'_>) -> Result<Option<String>, Failure> {
+    let network = Network::parse(call.stdin)?;
+    let delegate = network.delegate().map(|name| Delegate::new(name, call)).transpose()?;
+    let delegate = delegate.as_ref();
     runtime()?.block_on(async {
         match verb {
-            Verb::Add(target) => {
-                add::run(network, target).await.map(Some).map_err(|failure| failure.of(&target.subject()))
-            }
-            Verb::Check(target) => check::run(network, target)
+            Verb::Add(target) => add::run(network, target, delegate)
+                .await
+                .map(Some)
+                .map_err(|failure| failure.of(&target.subject())),
+            Verb::Check(target) => check::run(network, target, delegate)
                 .await
                 .map_err(|failure| failure.of(&target.subject()))
                 .map(|()| None),
             Verb::Del(attachment) => {
                 let container = format!("container {}", attachment.container_id());
-                del::run(&network, attachment).await.map_err(|failure| failure.of(&container)).map(|()| None)
+                del::run(&network, attachment, delegate)
+                    .await
+                    .map_err(|failure| failure.of(&container))
+                    .map(|()| None)
             }
-            Verb::Gc => gc::run(&network).await.map(|()| None),
-            Verb::Status => status::run(network).await.map(|()| None),
+            Verb::Gc => gc::run(&network, delegate).await.map(|()| None),
+            Verb::Status => status::run(network, delegate).await.map(|()| None),
         }
     })
 }
@@ -120,6 +130,7 @@ pub(crate) fn kernel() -> Result<Kernel, Failure> {
 
 /// What the configuration says of addresses, and what the daemon says where it says nothing.
 struct Plan {
+    /// Nothing is asked for where another plugin leases the addresses.
     ask: Ask,
     mtu: u32,
 }
@@ -127,6 +138,10 @@ struct Plan {
 impl Plan {
     /// `requested` is an address that the runtime asks for beside those of the configuration.
     fn of(conf: &Conf, requested: Option<IpAddr>) -> Result<Self, Failure> {
+        if conf.network.delegate().is_some() {
+            let mtu = conf.mtu.or_else(|| Node::read(&run_dir(&conf.network)).ok()?.mtu);
+            return Ok(Self { ask: Ask::default(), mtu: mtu.unwrap_or(DEFAULT_MTU) });
+        }
         let (sets, mtu) = if let Some(sets) = &conf.ranges {
             (sets.clone(), conf.mtu)
         } else {
@@ -142,19 +157,27 @@ impl Plan {
 
     /// Works out the wiring of a pod that has its addresses.
     fn wiring(&self, conf: &Conf, target: &Target, record: &Record) -> Result<Wiring, Failure> {
-        let gateways = record.addresses.iter().filter_map(|address| {
-            let range = self.ask.range_of(*address)?;
-            Some(Endpoint { address: *address, gateway: range.gateway() })
-        });
+        let leased = match &record.delegated {
+            Some(delegated) => Leased::by_another(&delegated.name, &delegated.result)?,
+            None => Leased { endpoints: self.endpoints(&record.addresses), routes: conf.routes.clone() },
+        };
         let wish = Wish {
             network: &conf.network.name,
             attachment: &target.attachment,
             run_dir: &conf.network.run_dir,
             alias: &target.name(),
             mtu: self.mtu,
-            endpoints: gateways.collect(),
-            routes: conf.routes.as_deref(),
+            endpoints: leased.endpoints,
+            routes: leased.routes.as_deref(),
         };
         Ok(Wiring::of(wish)?)
+    }
+
+    fn endpoints(&self, addresses: &[IpAddr]) -> Vec<Endpoint> {
+        let endpoint = |address: &IpAddr| {
+            let gateway = self.ask.range_of(*address)?.gateway();
+            Some(Endpoint { address: *address, gateway })
+        };
+        addresses.iter().filter_map(endpoint).collect()
     }
 }

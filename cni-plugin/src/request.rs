@@ -25,13 +25,14 @@ pub struct Environment {
     pub args: Option<String>,
     /// `CNI_NETNS_OVERRIDE`
     pub netns_override: Option<String>,
+    /// `CNI_PATH`: where other plugins are.
+    pub path: Option<String>,
     /// When the call was made.
     pub now: SystemTime,
 }
 
 impl Environment {
-    /// Picks the plugin's variables from all there are. An empty one is as good as none. `CNI_PATH` is not among them:
-    /// the plugin delegates to no other.
+    /// Picks the plugin's variables from all there are. An empty one is as good as none.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>, now: SystemTime) -> Self {
         let none = None::<String>;
         let mut all = Self {
@@ -40,7 +41,8 @@ impl Environment {
             netns: none.clone(),
             ifname: none.clone(),
             args: none.clone(),
-            netns_override: none,
+            netns_override: none.clone(),
+            path: none,
             now,
         };
         for (name, value) in vars {
@@ -51,12 +53,26 @@ impl Environment {
                 Some("CNI_IFNAME") => &mut all.ifname,
                 Some("CNI_ARGS") => &mut all.args,
                 Some("CNI_NETNS_OVERRIDE") => &mut all.netns_override,
+                Some("CNI_PATH") => &mut all.path,
                 _ => continue,
             };
             let value = value.to_string_lossy().into_owned();
             *place = (!value.is_empty()).then_some(value);
         }
         all
+    }
+
+    /// The variables, as another plugin is to get them.
+    pub fn vars(&self) -> [(&'static str, Option<&str>); 7] {
+        [
+            ("CNI_COMMAND", self.command.as_deref()),
+            ("CNI_CONTAINERID", self.container_id.as_deref()),
+            ("CNI_NETNS", self.netns.as_deref()),
+            ("CNI_IFNAME", self.ifname.as_deref()),
+            ("CNI_ARGS", self.args.as_deref()),
+            ("CNI_NETNS_OVERRIDE", self.netns_override.as_deref()),
+            ("CNI_PATH", self.path.as_deref()),
+        ]
     }
 
     /// Says whether a configuration is to be read from standard input: not where a person just tries the program.

@@ -119,7 +119,7 @@ fairway_lab::sandbox_tests! {
         );
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": 7 })).0, 6);
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": { "subnet": "10.0.0.0/32" } })).0, 7);
-        assert_eq!(fail("ADD", "c1", own, json!({ "ipam": { "type": "dhcp" } })).0, 2);
+        assert_eq!(fail("ADD", "c1", own, json!({ "runtimeConfig": { "portMappings": [{}, 1] } })).0, 2);
         assert_eq!(
             fail("ADD", "c1", own, json!({})),
             (8, "pod default/c1: CNI_NETNS is the plugin's own network namespace".to_owned())

@@ -188,7 +188,7 @@ async fn release(
     let mut failures = Vec::new();
     for (lease, row) in chosen.iter().filter_map(|place| leases.get(*place).zip(rows.get(*place))) {
         let Some((_, store)) = stores.iter().find(|(network, _)| *network == lease.network) else { continue };
-        match ops::del::undo(&lease.network, host, store, &lease.attachment).await {
+        match ops::del::undo(&lease.network, host, store, (&lease.attachment, None)).await {
             Ok(()) => {
                 let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
                 let addresses =

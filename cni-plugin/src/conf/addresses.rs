@@ -40,8 +40,6 @@ pub(super) struct Addresses {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Ipam {
-    #[serde(rename = "type")]
-    kind: Option<String>,
     #[serde(flatten)]
     only: RawRange,
     ranges: Option<Vec<Vec<RawRange>>>,
@@ -66,13 +64,18 @@ struct RawRange {
     gateway: Option<IpAddr>,
 }
 
+/// Which plugin leases the addresses, if not this one. Whatever else `ipam` may be, this can be asked.
+pub(super) fn delegate(whole: &Value) -> Option<&str> {
+    let name = whole.pointer("/ipam/type").and_then(Value::as_str);
+    name.filter(|name| !name.is_empty() && *name != "fairway")
+}
+
 /// Reads what concerns addresses.
 pub(super) fn parse(whole: &Value) -> Result<Addresses, Error> {
-    let ipam: Ipam = key(whole, "ipam")?.unwrap_or_default();
-    if let Some(kind) = ipam.kind.filter(|kind| !kind.is_empty() && kind != "fairway") {
-        let reason = "addresses are leased by fairway itself: leave it out";
-        return Err(Error::Unsupported { key: "ipam.type".to_owned(), value: kind, reason });
+    if delegate(whole).is_some() {
+        return Ok(Addresses::default()); // all of it is the other plugin's to read
     }
+    let ipam: Ipam = key(whole, "ipam")?.unwrap_or_default();
     let runtime: RuntimeConfig = key(whole, "runtimeConfig")?.unwrap_or_default();
     let from_args: Option<Vec<String>> = match whole.pointer("/args/cni") {
         Some(args) => key(args, "ips")?,
@@ -128,7 +131,8 @@ fn range(raw: &RawRange) -> Result<Range, Error> {
     Ok(Range::new(subnet, bounds)?)
 }
 
-fn pod_route(value: Value) -> Result<PodRoute, Error> {
+/// Reads a route of a pod.
+pub(crate) fn pod_route(value: Value) -> Result<PodRoute, Error> {
     for field in ["advmss", "table", "scope"] {
         let wish = value.get(field).filter(|wish| !is_empty(wish));
         if let Some(wish) = wish {

@@ -16,7 +16,7 @@ fn sets(ipam: &Value) -> Vec<RangeSet> {
 /// The code and the message with its causes, as the runtime gets them.
 fn refusal(more: &Value) -> String {
     let failure = crate::failure::Failure::from(conf(more).unwrap_err());
-    format!("{} {}", failure.code as u32, failure.on_one_line())
+    format!("{} {}", failure.code.number(), failure.on_one_line())
 }
 
 fn first_of(set: &RangeSet) -> String {
@@ -89,6 +89,18 @@ fn addresses_are_asked_for_in_two_ways_and_kept_back_in_one() {
         conf.reserved.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["10.1.0.0/30", "fd00::7/128"]
     );
+}
+
+#[test]
+fn what_ipam_holds_is_another_plugin_s_to_read() {
+    let conf =
+        conf(&json!({ "ipam": { "type": "static", "routes": 7, "ranges": {}, "exclude": 1 } })).unwrap();
+    assert_eq!((conf.network.delegate(), conf.ranges, conf.routes), (Some("static"), None, None));
+    for own in [json!({}), json!({ "type": "" }), json!({ "type": "fairway" }), json!(null), json!([])] {
+        let network =
+            Network::parse(json!({ "cniVersion": "1.0.0", "name": "n", "ipam": own }).to_string().as_bytes());
+        assert_eq!(network.unwrap().delegate(), None);
+    }
 }
 
 #[test]
@@ -175,10 +187,6 @@ fn what_is_no_json_cannot_be_decoded() {
 #[test]
 fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
     for (more, told) in [
-        (
-            json!({ "ipam": { "type": "dhcp" } }),
-            "2 ipam.type=dhcp: addresses are leased by fairway itself: leave it out",
-        ),
         (
             json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80 }] } }),
             "2 runtimeConfig.portMappings=[{\"hostPort\":80}]: host ports are not supported yet",

@@ -33,6 +33,7 @@ use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
     request::Attachment,
+    result::AddResult,
 };
 
 /// What is kept of an attachment.
@@ -58,6 +59,19 @@ pub struct Record {
     pub addresses: Vec<IpAddr>,
     /// When the addresses were leased, in seconds since 1970.
     pub time: u64,
+    /// What another plugin leased, where one does that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegated: Option<Delegated>,
+}
+
+/// Addresses that another plugin leased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delegated {
+    /// The plugin's name.
+    #[serde(rename = "type")]
+    pub name: String,
+    /// What it answered.
+    pub result: AddResult,
 }
 
 /// Who it is, for people.
@@ -95,6 +109,7 @@ impl Record {
             pod: None,
             addresses: Vec::new(),
             time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            delegated: None,
         }
     }
 }
@@ -208,6 +223,18 @@ impl Store {
         }
         self.release(attachment)?;
         self.lease_anew(attachment, record, ask)
+    }
+
+    /// Keeps the record of an attachment whose addresses another plugin leases; they are not taken here.
+    pub fn hold(&self, attachment: &Attachment, record: &Record) -> Result<(), Error> {
+        self.make()?;
+        self.begin(&record.boot_id)?;
+        let content = serde_json::to_string_pretty(record).map_err(Error::Encode)?;
+        let key = key_of(attachment);
+        if self.read(&key)?.is_none_or(|there| there.delegated.is_none()) {
+            self.release(attachment)?; // what another configuration left
+        }
+        Ok(self.owners.replace(&key, format!("{content}\n").as_bytes())?)
     }
 
     fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {

@@ -5,17 +5,23 @@ use dataplane::rtnl::Kernel;
 use super::{Error, Plan, Sandbox, kernel, reclaim, store};
 use crate::{
     conf::{Conf, Network},
+    delegate::Delegate,
     failure::Failure,
     ipam::{
         Ask,
-        store::{self, Record, Store},
+        store::{self, Delegated, Record, Store},
     },
     request::Target,
+    result::AddResult,
     wiring::{Wiring, kernel as wire},
 };
 
 /// Wires a pod. A pod that is wired already gets the same answer again.
-pub(super) async fn run(network: Network, target: &Target) -> Result<String, Failure> {
+pub(super) async fn run(
+    network: Network,
+    target: &Target,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
     let plan = Plan::of(&conf, target.requested)?;
     let sandbox = Sandbox::open(target)?;
@@ -23,7 +29,10 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     let store = store(&conf.network)?;
 
     let record = record_of(target, &sandbox)?;
-    let record = lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?;
+    let record = match delegate {
+        Some(delegate) => lease_elsewhere(&store, target, record, delegate)?,
+        None => lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?,
+    };
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         wire::build(&wiring, &host, &sandbox.netns).await?;
@@ -32,14 +41,50 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     match wired.await {
         Ok(wiring) => {
             let mut result = wiring.result(&target.netns.to_string_lossy());
-            result.dns = conf.dns;
+            result.dns = conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns));
             let result = result.after(conf.prev_result.unwrap_or_default());
             Ok(result.to_json(conf.network.version))
         }
         Err(failure) => {
             // The first error is the one to tell; what cannot be undone now, DEL or GC finds by the lease.
-            let _ = super::del::undo(&conf.network.name, &host, &store, &target.attachment).await;
+            let _ = super::del::undo(&conf.network.name, &host, &store, (&target.attachment, delegate)).await;
             Err(failure)
+        }
+    }
+}
+
+/// Has another plugin lease addresses. The record comes first: whatever happens then, GC finds the attachment by it.
+fn lease_elsewhere(
+    store: &Store,
+    target: &Target,
+    record: Record,
+    delegate: &Delegate<'_>,
+) -> Result<Record, Failure> {
+    let is_new = store.find(&target.attachment)?.is_none();
+    if is_new {
+        let nothing = Delegated { name: delegate.name().to_owned(), result: AddResult::default() };
+        store.hold(&target.attachment, &Record { delegated: Some(nothing), ..record.clone() })?;
+    }
+    let result = match delegate.add() {
+        Ok(result) => result,
+        Err(error) => {
+            // What it may have leased before it failed or printed nonsense. A second ADD takes nothing from the first one.
+            if is_new {
+                let _ = delegate.release(&target.attachment);
+                let _ = store.release(&target.attachment);
+            }
+            return Err(error.into());
+        }
+    };
+    let addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
+    let delegated = Some(Delegated { name: delegate.name().to_owned(), result });
+    let record = Record { addresses, delegated, ..record };
+    match store.hold(&target.attachment, &record) {
+        Ok(()) => Ok(record),
+        Err(error) => {
+            let _ = delegate.release(&target.attachment);
+            let _ = store.release(&target.attachment);
+            Err(error.into())
         }
     }
 }
@@ -59,7 +104,7 @@ async fn lease(
                 return Err(error.into());
             }
             for attachment in stale {
-                super::del::undo(network, host, store, &attachment).await?;
+                super::del::undo(network, host, store, (&attachment, None)).await?;
             }
             Ok(store.lease(&target.attachment, record, ask)?)
         }

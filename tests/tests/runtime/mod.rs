@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 pub(crate) struct Runtime {
     pub(crate) host: Host,
     pub(crate) conf: Value,
+    /// Where other plugins are.
+    pub(crate) path: String,
 }
 
 /// Two families, inline.
@@ -34,7 +36,7 @@ pub(crate) fn dual_stack() -> Value {
 
 impl Runtime {
     pub(crate) fn new(conf: Value) -> Self {
-        Self { host: Host::make("node").unwrap(), conf }
+        Self { host: Host::make("node").unwrap(), conf, path: "/opt/cni/bin".to_owned() }
     }
 
     /// The same configuration with other values for some keys; `null` takes one away.
@@ -82,7 +84,8 @@ impl Runtime {
         self.run(variables(verb, container, netns), conf)
     }
 
-    fn run(&self, variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+    fn run(&self, mut variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+        variables.push(("CNI_PATH".into(), self.path.as_str().into()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_631_723);
         let environment = Environment::from_vars(variables, now);
         let stdin = conf.to_string();
@@ -96,6 +99,7 @@ impl Runtime {
                 let mut child = Command::new(&binaries::built().unwrap().fairway)
                     .env_clear()
                     .envs(variables(verb, container, &format!("/run/netns/{container}")))
+                    .env("CNI_PATH", &self.path)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
@@ -172,7 +176,6 @@ fn variables(verb: &str, container: &str, netns: &str) -> Vec<(OsString, OsStrin
         ("CNI_NETNS", netns),
         ("CNI_IFNAME", "eth0"),
         ("CNI_ARGS", args.as_str()),
-        ("CNI_PATH", "/opt/cni/bin"),
     ];
     all.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
