@@ -25,6 +25,9 @@ use crate::{
 /// Where leases are kept, unless the configuration says otherwise.
 pub const RUN_DIR: &str = "/run/fairway";
 
+/// Where host-local keeps its leases, unless the configuration says otherwise.
+const HOST_LOCAL: &str = "/var/lib/cni/networks";
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -185,6 +188,8 @@ pub struct Conf {
     pub routes: Option<Vec<PodRoute>>,
     /// Name servers and such, passed on as they are.
     pub dns: Option<Value>,
+    /// Where host-local's leases are, which are heeded when a node is switched over from it.
+    pub host_local: PathBuf,
     /// What the plugins before this one did, or, for CHECK, what ADD returned.
     pub prev_result: Option<AddResult>,
 }
@@ -219,6 +224,7 @@ impl Conf {
             ranges: asked.ranges,
             requested: asked.requested,
             reserved: asked.reserved,
+            host_local: asked.data_dir.unwrap_or_else(|| HOST_LOCAL.into()),
             routes: asked.routes,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),
             prev_result,

@@ -260,6 +260,27 @@ fairway_lab::sandbox_tests! {
         assert_eq!(runtime.files("/run/fairway/pods/owners"), [""; 0]);
     }
 
+    fn a_node_is_switched_over_from_host_local_with_its_pods_running() {
+        let ipam = json!({ "type": "host-local", "dataDir": "/run/lab/host-local", "subnet": "10.8.0.0/24" });
+        let Some(mut runtime) = reference(&ipam) else { return };
+        for container in ["a", "b", "c"] {
+            runtime.add(container);
+        }
+        let before = runtime.files("/run/lab/host-local");
+        // Another plugin had the leases and the wiring: nothing of it is known to ours.
+        runtime.host.run(|| fs::remove_dir_all("/run/fairway/pods").unwrap()).unwrap();
+        "/opt/cni/bin".clone_into(&mut runtime.path);
+        runtime.conf["cniVersion"] = "1.1.0".into();
+        runtime.conf["ipam"]["type"] = "fairway".into();
+
+        assert_eq!(addresses(&runtime.add("d")), ["10.8.0.5"]);
+        success(&runtime.call("DEL", "b"));
+        success(&gc(&runtime, &["a", "d"]));
+
+        assert_eq!(runtime.leases(), ["10.8.0.2", "10.8.0.5"]);
+        assert_eq!(runtime.files("/run/lab/host-local"), before);
+    }
+
     fn the_static_plugin_gives_a_pod_what_the_configuration_says() {
         let ipam = json!({ "type": "static", "addresses": [{ "address": "10.8.0.9/24", "gateway": "10.8.0.254" }] });
         let Some(runtime) = reference(&ipam) else { return };

@@ -3,7 +3,7 @@
 //! In: the whole configuration. Out: ranges, addresses that are asked for, addresses that are kept back, routes. The keys are
 //! those of the reference plugin host-local; `exclude` is whereabouts'.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
@@ -35,6 +35,7 @@ pub(super) struct Addresses {
     pub(super) requested: Vec<IpAddr>,
     pub(super) reserved: Vec<IpNetwork>,
     pub(super) routes: Option<Vec<PodRoute>>,
+    pub(super) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,6 +46,7 @@ struct Ipam {
     ranges: Option<Vec<Vec<RawRange>>>,
     routes: Option<Vec<Value>>,
     exclude: Option<Vec<String>>,
+    data_dir: Option<PathBuf>,
 }
 
 /// What the runtime passes on for a single pod.
@@ -96,6 +98,7 @@ pub(super) fn parse(whole: &Value) -> Result<Addresses, Error> {
         )?,
         requested: requested.chain(from_runtime).collect::<Result<_, _>>()?,
         reserved: reserved.collect::<Result<_, _>>()?,
+        data_dir: ipam.data_dir,
         routes: ipam.routes.map(|routes| routes.into_iter().map(pod_route).collect()).transpose()?,
     })
 }

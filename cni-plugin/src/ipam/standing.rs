@@ -57,6 +57,7 @@ impl Standing {
         match facts.found {
             _ if facts.has_link => Self::InUse,
             Found::Unknown => Self::InUse,
+            Found::Namespace(inode) if record.is_of(inode) && record.is_inherited => Self::InUse, // by another's link
             Found::Namespace(inode) if record.is_of(inode) => Self::Unwired,
             Found::Namespace(_) | Found::Nothing => Self::Gone,
         }

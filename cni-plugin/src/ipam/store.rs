@@ -16,19 +16,21 @@
 //! The order of steps makes every crash harmless. The owner comes first and goes last, and it names the addresses, so whatever
 //! is left is found by it: by the same ADD again, by DEL, or by GC.
 
+mod predecessor;
 mod turns;
 
 use std::{
     collections::BTreeSet,
     fmt,
     net::IpAddr,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use dataplane::disk::{self, Directory};
 use serde::{Deserialize, Serialize};
 
-use self::turns::Turns;
+use self::{predecessor::Predecessor, turns::Turns};
 use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
@@ -59,6 +61,9 @@ pub struct Record {
     pub addresses: Vec<IpAddr>,
     /// When the addresses were leased, in seconds since 1970.
     pub time: u64,
+    /// The lease is host-local's, from before the node was switched over; another plugin has wired the pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_inherited: bool,
     /// What another plugin leased, where one does that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegated: Option<Delegated>,
@@ -109,6 +114,7 @@ impl Record {
             pod: None,
             addresses: Vec::new(),
             time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            is_inherited: false,
             delegated: None,
         }
     }
@@ -168,6 +174,7 @@ pub struct Store {
     owners: Directory,
     leases: Directory,
     turns: Turns,
+    predecessor: Option<Predecessor>,
 }
 
 impl Store {
@@ -179,7 +186,13 @@ impl Store {
             leases: network.directory("leases")?,
             turns: Turns::of(&network)?,
             network,
+            predecessor: None,
         })
+    }
+
+    /// Heeds, from the first lease of a boot on, what host-local has leased in that directory of its.
+    pub fn after_host_local(self, data_dir: &Path, network: &str) -> Result<Self, Error> {
+        Ok(Self { predecessor: Some(Predecessor::of(data_dir, network)?), ..self })
     }
 
     /// Makes the directories. After this, leases can be had.
@@ -203,7 +216,7 @@ impl Store {
     /// Leases what is asked for to the attachment of `record`. One that has such addresses already keeps them.
     pub fn lease(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         self.make()?;
-        self.begin(&record.boot_id)?;
+        self.begin(record)?;
         let there = self.find(attachment)?;
         let kept = match &there {
             Some(there) if self.is_whole(attachment, there, ask)? => Some(&there.addresses),
@@ -228,7 +241,7 @@ impl Store {
     /// Keeps the record of an attachment whose addresses another plugin leases; they are not taken here.
     pub fn hold(&self, attachment: &Attachment, record: &Record) -> Result<(), Error> {
         self.make()?;
-        self.begin(&record.boot_id)?;
+        self.begin(record)?;
         let content = serde_json::to_string_pretty(record).map_err(Error::Encode)?;
         let key = key_of(attachment);
         if self.read(&key)?.is_none_or(|there| there.delegated.is_none()) {
@@ -254,17 +267,40 @@ impl Store {
 
     /// With the first lease of a boot, gives back what was leased in another. Its pods ended with that boot, but where the run
     /// directory is not in memory, their leases did not.
-    fn begin(&self, boot_id: &str) -> Result<(), Error> {
+    fn begin(&self, Record { boot_id, time: now, .. }: &Record) -> Result<(), Error> {
         const BOOT: &str = "boot";
         if self.network.read(BOOT)?.is_some_and(|known| known == boot_id.as_bytes()) {
             return Ok(());
         }
         for attachment in self.attachments()? {
-            if self.find(&attachment)?.is_none_or(|record| record.boot_id != boot_id) {
+            if self.find(&attachment)?.is_none_or(|record| record.boot_id != *boot_id) {
                 self.release(&attachment)?;
             }
         }
+        self.inherit(boot_id, *now)?;
         Ok(self.network.replace(BOOT, boot_id.as_bytes())?)
+    }
+
+    /// Takes over what host-local has leased to containers that may still run. They come and go here from then on.
+    fn inherit(&self, boot_id: &str, now: u64) -> Result<(), Error> {
+        let Some(predecessor) = &self.predecessor else { return Ok(()) };
+        for held in predecessor.held(predecessor::booted(now))? {
+            let (netns, netns_inode) = held.netns.unwrap_or_default();
+            let record = Record {
+                netns,
+                netns_inode,
+                boot_id: boot_id.to_owned(),
+                addresses: held.addresses,
+                time: held.since,
+                is_inherited: true,
+                ..Record::of(&held.attachment, UNIX_EPOCH)
+            };
+            match self.claim(&held.attachment, &record) {
+                Ok(_) | Err(Error::Busy { .. }) => {} // another ADD does the same
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Gives back what an attachment has, and says whether it had anything.

@@ -26,7 +26,10 @@ pub(super) async fn run(
     let plan = Plan::of(&conf, target.requested)?;
     let sandbox = Sandbox::open(target)?;
     let host = kernel()?;
-    let store = store(&conf.network)?;
+    let store = match delegate {
+        Some(_) => store(&conf.network)?,
+        None => store(&conf.network)?.after_host_local(&conf.host_local, &conf.network.name)?,
+    };
 
     let record = record_of(target, &sandbox)?;
     let record = match delegate {

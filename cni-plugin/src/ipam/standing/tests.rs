@@ -30,6 +30,17 @@ fn a_lease_is_stale_only_where_its_namespace_and_its_link_are_gone_or_another_bo
 }
 
 #[test]
+fn an_inherited_lease_needs_no_link_of_ours() {
+    let standing = |found| {
+        let record = Record { is_inherited: true, ..record() };
+        Standing::of(Some(&record), Facts { boot_id: "now", found, has_link: false })
+    };
+    assert_eq!(standing(Found::Namespace(7)), Standing::InUse);
+    assert_eq!(standing(Found::Unknown), Standing::InUse);
+    assert_eq!(standing(Found::Nothing), Standing::Gone);
+}
+
+#[test]
 fn a_record_that_cannot_be_read_counts_as_long_as_there_is_its_link() {
     let facts = |has_link| Facts { boot_id: "now", found: Found::Unknown, has_link };
     assert_eq!(Standing::of(None, facts(true)), Standing::InUse);

@@ -286,6 +286,109 @@ fn a_container_whose_namespace_was_made_anew_keeps_its_addresses_and_its_record_
     assert_eq!(names(&store).1.len(), 2);
 }
 
+/// A directory as host-local leaves it, with what libcni keeps beside it.
+struct HostLocal(TempDir);
+
+impl HostLocal {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let this = Self(tempfile::tempdir().unwrap());
+        for (name, content) in files {
+            this.directory("networks/pods").replace(name, content.as_bytes()).unwrap();
+        }
+        this
+    }
+
+    fn directory(&self, path: &str) -> Directory {
+        let directory = Directory::new(self.0.path().join(path), Durability::Volatile);
+        directory.make().unwrap();
+        directory
+    }
+
+    fn result(&self, container: &str, sandbox: &str) {
+        let result = format!(
+            r#"{{"result":{{"interfaces":[{{"name":"cni0"}},{{"name":"eth0","sandbox":"{sandbox}"}}]}}}}"#
+        );
+        self.directory("results").replace(&format!("pods-{container}-eth0"), result.as_bytes()).unwrap();
+    }
+
+    fn lease(&self, store: &Store, container: &str, ask: &Ask) -> Vec<String> {
+        let store = store.clone().after_host_local(&self.0.path().join("networks"), "pods").unwrap();
+        let attachment = attachment(container);
+        let now = self.0.path().metadata().unwrap().modified().unwrap();
+        let record = Record { boot_id: "now".to_owned(), ..Record::of(&attachment, now) };
+        let leased = store.lease(&attachment, &record, ask).unwrap();
+        leased.addresses.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn what_host_local_has_leased_is_heeded_and_its_directory_left_as_it_is() {
+    let (_dir, store) = place();
+    let files = [
+        ("10.244.1.2", "a\r\neth0"),
+        ("fd00::2", "a\r\neth0"),
+        ("10.244.1.3", "b\r\neth0"),
+        ("10.244.1.4", "old"),
+        ("10.244.1.5", ""),
+        ("10.244.1.6", "../../x\r\neth0"),
+        ("last_reserved_ip.0", "10.244.1.4"),
+        ("lock", ""),
+    ];
+    let host_local = HostLocal::new(&files);
+
+    assert_eq!(host_local.lease(&store, "c", &sets(&DUAL)), ["10.244.1.5", "fd00::3"]);
+
+    assert_eq!(names(&store).0, ["a@eth0", "b@eth0", "c@eth0", "old@eth0"]);
+    let a = store.find(&attachment("a")).unwrap().unwrap();
+    assert_eq!(a.addresses.len(), 2);
+    assert!(a.is_inherited);
+    let left = host_local.directory("networks/pods");
+    for (name, content) in files {
+        assert_eq!(left.read(name).unwrap().unwrap(), content.as_bytes());
+    }
+    assert_eq!(left.names().unwrap().len(), files.len());
+}
+
+#[test]
+fn what_is_inherited_is_given_back_like_any_other_and_read_once() {
+    let (_dir, store) = place();
+    let host_local = HostLocal::new(&[("10.0.0.2", "a\r\neth0")]);
+    let sets = sets(&["10.0.0.0/30"]); // .2 alone
+    let b = attachment("b");
+    let store_after = store.clone().after_host_local(&host_local.0.path().join("networks"), "pods").unwrap();
+    let record = Record { boot_id: "now".to_owned(), ..Record::of(&b, UNIX_EPOCH) };
+    assert!(matches!(store_after.lease(&b, &record, &sets), Err(Error::Exhausted { leased: 1, .. })));
+
+    assert!(store.release(&attachment("a")).unwrap());
+
+    assert_eq!(host_local.lease(&store, "b", &sets), ["10.0.0.2"]);
+}
+
+#[test]
+fn of_a_container_whose_namespace_is_gone_nothing_is_inherited() {
+    let (_dir, store) = place();
+    let host_local = HostLocal::new(&[("10.244.1.2", "gone\r\neth0"), ("10.244.1.3", "here\r\neth0")]);
+    host_local.result("gone", "/run/netns/never-was");
+    host_local.result("here", "/proc/thread-self/ns/net");
+
+    assert_eq!(host_local.lease(&store, "c", &sets(&DUAL))[0], "10.244.1.2");
+
+    let here = store.find(&attachment("here")).unwrap().unwrap();
+    let own = dataplane::netns::Netns::current().unwrap().inode().unwrap();
+    assert!(here.is_of(own));
+}
+
+#[test]
+fn what_host_local_leased_before_this_boot_is_nobody_s() {
+    let host_local = HostLocal::new(&[("10.244.1.2", "a\r\neth0")]);
+    let predecessor = Predecessor::of(&host_local.0.path().join("networks"), "pods").unwrap();
+    let since = predecessor.held(0).unwrap()[0].since;
+
+    assert_eq!(predecessor.held(since).unwrap().len(), 1);
+    assert_eq!(predecessor.held(since + 1).unwrap(), []);
+    assert!((1..since).contains(&predecessor::booted(since)));
+}
+
 #[test]
 fn leases_without_an_owner_and_drafts_are_swept() {
     let (_dir, store) = place();
