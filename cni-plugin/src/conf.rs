@@ -25,6 +25,12 @@ use crate::{
 /// Where leases are kept, unless the configuration says otherwise.
 pub const RUN_DIR: &str = "/run/fairway";
 
+/// The longest configuration that is read. No honest one comes near, with all attachments of a node in it for GC.
+pub const MOST_BYTES: usize = 16 << 20;
+
+/// What the daemon keeps beside the networks' directories: no network can be called like that.
+const FILES_OF_THE_DAEMON: [&str; 2] = [crate::node::FILE, "route_localnet"];
+
 /// Where host-local keeps its leases, unless the configuration says otherwise.
 const HOST_LOCAL: &str = "/var/lib/cni/networks";
 
@@ -34,6 +40,9 @@ pub enum Error {
     /// No JSON object.
     #[error("decode the network configuration")]
     Decode(#[source] serde_json::Error),
+    /// More than anybody has to say.
+    #[error("the network configuration is longer than {MOST_BYTES} bytes")]
+    TooLong,
     /// A key holds something else than it should.
     #[error("decode {key} of the network configuration")]
     Key {
@@ -59,7 +68,9 @@ pub enum Error {
     #[error("{0} is missing in the network configuration")]
     Missing(&'static str),
     /// A name that cannot be one.
-    #[error("name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first")]
+    #[error(
+        "name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet"
+    )]
     Name(String),
     /// A run directory that depends on where the plugin is started.
     #[error("runDir {0:?}: must be an absolute path")]
@@ -96,7 +107,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Decode(_) | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
+            Self::Decode(_) | Self::TooLong | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
             Self::Missing(_)
@@ -124,12 +135,15 @@ pub struct Network {
 impl Network {
     /// Reads a configuration.
     pub fn parse(stdin: &[u8]) -> Result<Self, Error> {
+        if stdin.len() > MOST_BYTES {
+            return Err(Error::TooLong);
+        }
         let whole: Value = serde_json::from_slice(stdin).map_err(Error::Decode)?;
         // Without a version it is of the first one. // SPEC "Version considerations"
         let version: Option<String> = key(&whole, "cniVersion")?;
         let version = version.unwrap_or_else(|| "0.1.0".to_owned()).parse()?;
         let name: String = key(&whole, "name")?.ok_or(Error::Missing("name"))?;
-        if name.len() > 200 || !is_identifier(&name) {
+        if name.len() > 200 || !is_identifier(&name) || FILES_OF_THE_DAEMON.contains(&name.as_str()) {
             return Err(Error::Name(name));
         }
         let run_dir: PathBuf = key(&whole, "runDir")?.unwrap_or_else(|| RUN_DIR.into());

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use cni_plugin::Environment;
+use cni_plugin::{Environment, conf::MOST_BYTES};
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment and the clock")]
 fn main() -> ExitCode {
@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> =
         env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let mut stdin = Vec::new();
-    if environment.expects_configuration() && io::stdin().read_to_end(&mut stdin).is_err() {
+    let most = u64::try_from(MOST_BYTES).unwrap_or(u64::MAX).saturating_add(1); // one more tells that it is too long
+    if environment.expects_configuration() && io::stdin().take(most).read_to_end(&mut stdin).is_err() {
         stdin.clear(); // what cannot be read cannot be decoded: the plugin says so
     }
 

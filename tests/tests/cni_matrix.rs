@@ -98,7 +98,7 @@ fairway_lab::sandbox_tests! {
             json!({
                 "cniVersion": "0.4.0",
                 "code": 7,
-                "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
+                "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet",
             })
         );
         assert_eq!(runtime.files("/run/fairway"), [""; 0]);

@@ -109,7 +109,7 @@ fn what_makes_no_sense_is_named() {
         (json!({ "name": null }), "7 name is missing in the network configuration"),
         (
             json!({ "name": "../x" }),
-            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
+            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet",
         ),
         (json!({ "runDir": "run" }), "7 runDir \"run\": must be an absolute path"),
         (
@@ -205,6 +205,23 @@ fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
     let empty =
         json!({ "runtimeConfig": { "portMappings": [], "bandwidth": { "ingressRate": 0 }, "mac": "" } });
     assert!(conf(&empty).is_ok());
+}
+
+#[test]
+fn of_a_key_that_comes_twice_the_last_counts_as_in_go() {
+    let name = |text: &str| Network::parse(text.as_bytes()).map(|network| network.name);
+    assert_eq!(name(r#"{"cniVersion":"1.0.0","name":"../x","name":"ok"}"#).unwrap(), "ok");
+    assert!(matches!(name(r#"{"cniVersion":"1.0.0","name":"ok","name":"../x"}"#), Err(Error::Name(_))));
+    assert!(matches!(name(r#"{"cniVersion":"1.0.0","name":"node.json"}"#), Err(Error::Name(_))));
+}
+
+#[test]
+fn what_is_too_long_or_too_deep_is_not_read() {
+    let long = format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"{}\"}}", "x".repeat(MOST_BYTES));
+    let deep = "[".repeat(100_000);
+    for text in [long, deep] {
+        assert_eq!(Network::parse(text.as_bytes()).unwrap_err().code(), Code::Decode);
+    }
 }
 
 #[test]

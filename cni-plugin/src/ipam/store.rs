@@ -17,108 +17,20 @@
 //! is left is found by it: by the same ADD again, by DEL, or by GC.
 
 mod predecessor;
+mod record;
 mod turns;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    net::IpAddr,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, net::IpAddr, path::Path, time::UNIX_EPOCH};
 
 use dataplane::disk::{self, Directory};
-use serde::{Deserialize, Serialize};
 
+pub use self::record::{Delegated, Record};
 use self::{predecessor::Predecessor, turns::Turns};
 use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
     request::Attachment,
-    result::AddResult,
 };
-
-/// What is kept of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    /// The container's id.
-    #[serde(rename = "containerID")]
-    pub container_id: String,
-    /// The link's name in the container.
-    pub ifname: String,
-    /// Where the container's network namespace was.
-    pub netns: String,
-    /// Its inode, which tells it from a later one at the same place.
-    pub netns_inode: u64,
-    /// The boot in which all of this was so.
-    #[serde(rename = "bootID")]
-    pub boot_id: String,
-    /// The pod, where the runtime said it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-    /// One address of each range set.
-    pub addresses: Vec<IpAddr>,
-    /// When the addresses were leased, in seconds since 1970.
-    pub time: u64,
-    /// The lease is host-local's, from before the node was switched over; another plugin has wired the pod.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_inherited: bool,
-    /// What another plugin leased, where one does that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delegated: Option<Delegated>,
-}
-
-/// Addresses that another plugin leased.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delegated {
-    /// The plugin's name.
-    #[serde(rename = "type")]
-    pub name: String,
-    /// What it answered.
-    pub result: AddResult,
-}
-
-/// Who it is, for people.
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(pod) = &self.pod {
-            write!(f, "pod {pod}, ")?;
-        }
-        write!(f, "container {}, link {}", self.container_id, self.ifname)
-    }
-}
-
-impl Record {
-    /// Says whether a network namespace with that inode is the container's.
-    pub fn is_of(&self, inode: u64) -> bool {
-        self.netns_inode == inode
-    }
-
-    /// Says whether both were made for the same container in the same boot.
-    fn is_like(&self, other: &Self) -> bool {
-        let facts = |record: &Self| {
-            (record.netns.clone(), record.netns_inode, record.boot_id.clone(), record.pod.clone())
-        };
-        facts(self) == facts(other)
-    }
-
-    /// A record for an attachment that has no addresses yet.
-    pub fn of(attachment: &Attachment, now: SystemTime) -> Self {
-        Self {
-            container_id: attachment.container_id().to_owned(),
-            ifname: attachment.ifname().to_owned(),
-            netns: String::new(),
-            netns_inode: 0,
-            boot_id: String::new(),
-            pod: None,
-            addresses: Vec::new(),
-            time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            is_inherited: false,
-            delegated: None,
-        }
-    }
-}
 
 /// Why a lease could not be had or given back.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +102,14 @@ impl Store {
         })
     }
 
+    /// Makes the directories, and says whether there is room for a lease in them.
+    pub fn probe(&self) -> Result<(), Error> {
+        const RECORD: usize = 1 << 10;
+        self.make()?;
+        self.network.draft(&[b' '; RECORD])?;
+        Ok(())
+    }
+
     /// Heeds, from the first lease of a boot on, what host-local has leased in that directory of its.
     pub fn after_host_local(self, data_dir: &Path, network: &str) -> Result<Self, Error> {
         Ok(Self { predecessor: Some(Predecessor::of(data_dir, network)?), ..self })
@@ -257,7 +177,7 @@ impl Store {
             let record = Record { addresses, ..record.clone() };
             match self.claim(attachment, &record)? {
                 None => {
-                    self.remember_last(&record.addresses, ask)?;
+                    self.remember_last(&record.addresses, ask);
                     return Ok(record);
                 }
                 Some(taken) => refused.insert(taken), // by one that came first; its file may be gone again by now
@@ -438,13 +358,12 @@ impl Store {
     }
 
     /// An address that was asked for had no turn.
-    fn remember_last(&self, addresses: &[IpAddr], ask: &Ask) -> Result<(), Error> {
+    fn remember_last(&self, addresses: &[IpAddr], ask: &Ask) {
         for (set, (address, (_, wish))) in addresses.iter().zip(ask.wishes()).enumerate() {
             if wish.is_none() {
-                self.turns.leased(set, *address)?;
+                self.turns.leased(set, *address);
             }
         }
-        Ok(())
     }
 }
 

@@ -102,12 +102,8 @@ async fn lease(
 ) -> Result<Record, Failure> {
     match store.lease(&target.attachment, record, ask) {
         Err(error @ (store::Error::Exhausted { .. } | store::Error::Taken { .. })) => {
-            let stale = reclaim::stale(network, host, store).await?;
-            if stale.is_empty() {
+            if !reclaim::reclaim(network, host, store).await? {
                 return Err(error.into());
-            }
-            for attachment in stale {
-                super::del::undo(network, host, store, (&attachment, None)).await?;
             }
             Ok(store.lease(&target.attachment, record, ask)?)
         }

@@ -71,3 +71,16 @@ pub(super) async fn stale(network: &str, host: &Kernel, store: &Store) -> Result
     all.retain(|(attachment, record)| node.standing(network, attachment, record.as_ref()).is_stale());
     Ok(all.into_iter().map(|(attachment, _)| attachment).collect())
 }
+
+/// Gives back what nobody can have any more, and says whether there was any.
+pub(super) async fn reclaim(network: &str, host: &Kernel, store: &Store) -> Result<bool, Failure> {
+    let mut any = false;
+    for attachment in stale(network, host, store).await? {
+        super::del::undo(network, host, store, (&attachment, None)).await?;
+        any = true;
+    }
+    for orphan in store.orphans()? {
+        any |= store.remove_orphan(&orphan)?;
+    }
+    Ok(any)
+}

@@ -24,7 +24,7 @@ pub(super) async fn run(network: Network, delegate: Option<&Delegate<'_>>) -> Re
 
 async fn look(conf: &Conf, delegate: Option<&Delegate<'_>>) -> Result<(), Failure> {
     Plan::of(conf, None)?;
-    store(&conf.network)?.make()?;
+    store(&conf.network)?.probe()?;
     kernel()?.links().await.map_err(Error::Kernel)?;
     if let Some(delegate) = delegate {
         delegate.pass_on()?;

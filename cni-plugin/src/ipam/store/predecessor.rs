@@ -71,7 +71,7 @@ impl Predecessor {
         }
         let mut held = Vec::new();
         for mut one in all.into_values() {
-            if let Some(path) = self.netns_of(&one.attachment)? {
+            if let Some(path) = self.netns_of(&one.attachment) {
                 match Netns::open(&path).map(|netns| netns.inode()) {
                     Err(error) if error.is_not_found() => continue,
                     opened => one.netns = opened.ok().and_then(Result::ok).map(|inode| (path, inode)),
@@ -82,17 +82,18 @@ impl Predecessor {
         Ok(held)
     }
 
-    fn netns_of(&self, attachment: &Attachment) -> Result<Option<String>, disk::Error> {
-        let Some(results) = &self.results else { return Ok(None) };
+    /// Where nothing can be read, nothing is known.
+    fn netns_of(&self, attachment: &Attachment) -> Option<String> {
+        let results = self.results.as_ref()?;
         let name = format!("{}-{}-{}", self.network, attachment.container_id(), attachment.ifname());
-        let result: Option<Value> = serde_json::from_slice(&results.tail(&name, MOST)?).ok();
+        let result: Option<Value> = serde_json::from_slice(&results.tail(&name, MOST).ok()?).ok();
         let interfaces = result.as_ref().and_then(|result| result.pointer("/result/interfaces")?.as_array());
         let of_pod = interfaces
             .into_iter()
             .flatten()
             .filter(|link| link.get("name").and_then(Value::as_str) == Some(attachment.ifname()));
         let mut sandboxes = of_pod.filter_map(|link| link.get("sandbox")?.as_str());
-        Ok(sandboxes.find(|sandbox| !sandbox.is_empty()).map(str::to_owned))
+        sandboxes.find(|sandbox| !sandbox.is_empty()).map(str::to_owned)
     }
 }
 

@@ -43,10 +43,10 @@ impl Turns {
         Ok(last.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok()))
     }
 
-    /// Remembers which address was leased last. Two at once may leave the earlier one here; then the later one is merely found
-    /// to be taken.
-    pub(super) fn leased(&self, set: usize, address: IpAddr) -> Result<(), disk::Error> {
-        self.last.replace(&set.to_string(), address.to_string().as_bytes())
+    /// Remembers which address was leased last, unless the disk has no room for that. Two at once may leave the earlier one
+    /// here; then the later one is merely found to be taken.
+    pub(super) fn leased(&self, set: usize, address: IpAddr) {
+        let _ = self.last.replace(&set.to_string(), address.to_string().as_bytes());
     }
 
     /// Reads which addresses were freed of late, the latest last.
