@@ -1,6 +1,6 @@
 //! Which addresses there are, and which comes next. Pure: no file, no clock.
 //!
-//! In: ranges, the address leased last, those freed of late. Out: all addresses in the order of their turn, so that one that was
+//! In: ranges, and what is known of earlier leases. Out: all addresses in the order of their turn, so that one that was
 //! just freed is not given away before all others had theirs: somebody may still be talking to it.
 
 pub mod standing;
@@ -152,6 +152,17 @@ impl fmt::Display for Range {
     }
 }
 
+/// What is known of earlier leases of a set. None of it needs to be true: it says whose turn it is, and no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The address that was leased last.
+    pub last: Option<IpAddr>,
+    /// When it was leased, no address was free but those that had been freed of late.
+    pub is_bare: bool,
+    /// Addresses that were freed of late and have not been leased again: each once, in the order in which they were freed.
+    pub waiting: Vec<IpAddr>,
+}
+
 /// Ranges of one family, that do not overlap, of which a pod gets one address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RangeSet {
@@ -190,19 +201,14 @@ impl RangeSet {
     }
 
     /// All addresses that can be given to anybody, in the order of their turn: first those that were not freed of late, in a
-    /// circle from the one leased last; then those that were, the one freed first before the others. `freed` may hold an
-    /// address several times, the latest last.
-    pub fn in_turn<'a>(
-        &'a self,
-        last: Option<IpAddr>,
-        freed: &[IpAddr],
-    ) -> impl Iterator<Item = IpAddr> + use<'a> {
-        let mut waiting = BTreeSet::new();
-        let latest_first = freed.iter().rev().filter(|ip| waiting.insert(**ip)).copied();
-        let mut queue: Vec<IpAddr> = latest_first.collect();
-        queue.reverse();
-        queue.retain(|ip| self.gives(*ip));
-        self.circle(last).filter(move |ip| !waiting.contains(ip)).chain(queue)
+    /// circle from the one leased last; then those that were, the one freed first before the others. Once the circle has been
+    /// found bare, that is not looked at again before those that wait: all that became free since is among them.
+    pub fn in_turn<'a>(&'a self, past: &'a Past) -> impl Iterator<Item = IpAddr> + use<'a> {
+        let waiting: BTreeSet<IpAddr> = past.waiting.iter().copied().collect();
+        let queue = || past.waiting.iter().copied().filter(|ip| self.gives(*ip));
+        let first = past.is_bare.then(queue).into_iter().flatten();
+        let last = (!past.is_bare).then(queue).into_iter().flatten();
+        first.chain(self.circle(past.last).filter(move |ip| !waiting.contains(ip))).chain(last)
     }
 
     fn circle(&self, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + use<'_> {

@@ -20,7 +20,7 @@ fn refusal(more: &Value) -> String {
 }
 
 fn first_of(set: &RangeSet) -> String {
-    set.in_turn(None, &[]).next().unwrap().to_string()
+    set.in_turn(&ipam::Past::default()).next().unwrap().to_string()
 }
 
 #[test]

@@ -25,7 +25,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, time::UNIX_EPOCH};
 use dataplane::disk::{self, Directory};
 
 pub use self::record::{Delegated, Record};
-use self::{predecessor::Predecessor, turns::Turns};
+use self::{
+    predecessor::Predecessor,
+    turns::{Turn, Turns},
+};
 use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
@@ -36,9 +39,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// All are taken.
-    #[error(
-        "no free address in {set} ({leased} leased): raise the pod CIDR or run GC; `fairway ipam audit` tells which of them nobody uses"
-    )]
+    #[error("no free address in {set} ({leased} leased): raise the pod CIDR or run GC")]
     Exhausted {
         /// The ranges.
         set: RangeSet,
@@ -173,11 +174,12 @@ impl Store {
     fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         let mut refused = BTreeSet::new();
         loop {
-            let addresses = self.choose(ask, &refused)?;
+            let chosen = self.choose(ask, &refused)?;
+            let addresses = chosen.iter().map(|chosen| chosen.address).collect();
             let record = Record { addresses, ..record.clone() };
             match self.claim(attachment, &record)? {
                 None => {
-                    self.remember_last(&record.addresses, ask);
+                    self.remember(&chosen, ask);
                     return Ok(record);
                 }
                 Some(taken) => refused.insert(taken), // by one that came first; its file may be gone again by now
@@ -292,19 +294,19 @@ impl Store {
     }
 
     /// Looks at addresses one by one until one is free: in a circle that is nearly always the first, however many are leased.
-    fn choose(&self, ask: &Ask, refused: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+    fn choose(&self, ask: &Ask, refused: &BTreeSet<IpAddr>) -> Result<Vec<Chosen>, Error> {
         let mut chosen = Vec::new();
         for (number, (set, wish)) in ask.wishes().iter().enumerate() {
             if let Some(address) = wish {
                 if let Some(holder) = self.holder(*address)? {
                     return Err(Error::Taken { address: *address, holder });
                 }
-                chosen.push(*address);
+                chosen.push(Chosen { address: *address, turn: None });
                 continue;
             }
-            let (last, freed) = (self.turns.last(number)?, self.turns.freed_of_late(number)?);
+            let past = self.turns.past(number, set)?;
             let mut free = None;
-            for address in set.in_turn(last, &freed).filter(|address| !refused.contains(address)) {
+            for address in set.in_turn(&past).filter(|address| !refused.contains(address)) {
                 if self.leases.inode(&address.to_string())?.is_none() {
                     free = Some(address);
                     break;
@@ -314,7 +316,8 @@ impl Store {
                 let leased = self.leased()?.iter().filter(|ip| set.range_of(**ip).is_some()).count();
                 return Err(Error::Exhausted { set: set.clone(), leased });
             };
-            chosen.push(address);
+            let turn = if past.waiting.contains(&address) { Turn::Waited } else { Turn::Came };
+            chosen.push(Chosen { address, turn: Some(turn) });
         }
         Ok(chosen)
     }
@@ -357,14 +360,21 @@ impl Store {
         Ok(None)
     }
 
-    /// An address that was asked for had no turn.
-    fn remember_last(&self, addresses: &[IpAddr], ask: &Ask) {
-        for (set, (address, (_, wish))) in addresses.iter().zip(ask.wishes()).enumerate() {
-            if wish.is_none() {
-                self.turns.leased(set, *address);
+    fn remember(&self, chosen: &[Chosen], ask: &Ask) {
+        for (number, (chosen, (set, _))) in chosen.iter().zip(ask.wishes()).enumerate() {
+            if let Some(turn) = chosen.turn {
+                self.turns.leased(number, set, chosen.address, turn);
             }
         }
     }
+}
+
+/// An address that is free.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    address: IpAddr,
+    /// How its turn came; one that was asked for had none.
+    turn: Option<Turn>,
 }
 
 /// `@` is in no container id, so two attachments never share a name.

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use proptest::{collection::vec, option, prelude::*};
+use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn all_of(set: &RangeSet) -> Vec<IpAddr> {
 
 /// The first in turn that is free.
 fn choose(set: &RangeSet, last: Option<IpAddr>, leased: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    set.in_turn(last, &[]).find(|ip| !leased.contains(ip))
+    set.in_turn(&Past { last, ..Past::default() }).find(|ip| !leased.contains(ip))
 }
 
 #[test]
@@ -93,21 +93,25 @@ proptest! {
     #[test]
     fn addresses_take_turns_in_strict_order_and_end_only_when_all_are_leased(set in sets(), steps in steps()) {
         let mut queue: VecDeque<IpAddr> = all_of(&set).into();
-        let (mut leased, mut last, mut freed) = (BTreeSet::new(), None, Vec::new());
+        let (mut leased, mut past) = (BTreeSet::new(), Past::default());
 
         for step in steps {
             match step {
                 Step::Lease => {
-                    let chosen = set.in_turn(last, &freed).find(|ip| !leased.contains(ip));
+                    let chosen = set.in_turn(&past).find(|ip| !leased.contains(ip));
 
                     prop_assert_eq!(chosen, queue.pop_front());
                     leased.extend(chosen);
-                    last = chosen.or(last);
+                    if let Some(chosen) = chosen {
+                        past.is_bare = past.waiting.contains(&chosen);
+                        past.waiting.retain(|ip| *ip != chosen);
+                        past.last = Some(chosen);
+                    }
                 }
                 Step::Release(n) => {
                     if let Some(ip) = leased.iter().nth(n).copied() {
                         leased.remove(&ip);
-                        freed.push(ip);
+                        past.waiting.push(ip);
                         queue.push_back(ip);
                     }
                 }
@@ -120,13 +124,15 @@ proptest! {
     fn all_addresses_are_in_turn_once_whatever_is_known_of_the_past(
         set in sets(),
         last in option::of(0..20usize),
-        freed in vec(0..20usize, 0..40),
+        waiting in subsequence((0..20usize).rev().collect::<Vec<_>>(), 0..20),
+        is_bare: bool,
     ) {
         let mut all = all_of(&set);
         let some = |n: usize| all.get(n).copied().unwrap_or(ip("192.0.2.1"));
-        let freed: Vec<IpAddr> = freed.into_iter().map(some).collect();
+        let waiting: Vec<IpAddr> = waiting.into_iter().filter(|n| *n < all.len()).map(some).collect();
+        let past = Past { last: last.map(some), is_bare, waiting };
 
-        let mut in_turn: Vec<IpAddr> = set.in_turn(last.map(some), &freed).collect();
+        let mut in_turn: Vec<IpAddr> = set.in_turn(&past).collect();
 
         in_turn.sort();
         all.sort();
@@ -140,7 +146,8 @@ fn reserved_addresses_are_for_those_who_ask_for_them() {
     let set = set(&["10.0.0.0/29"]).reserving(&reserved);
 
     assert_eq!(all_of(&set), [ip("10.0.0.4"), ip("10.0.0.5"), ip("10.0.0.6")]);
-    assert_eq!(set.in_turn(None, &[ip("10.0.0.3")]).count(), 3, "freed ones stay reserved");
+    let past = Past { waiting: vec![ip("10.0.0.3")], ..Past::default() };
+    assert_eq!(set.in_turn(&past).count(), 3, "freed ones stay reserved");
     assert_eq!(set.to_string(), "10.0.0.0/29 without 10.0.0.2/31");
     assert!(Ask::new(vec![set], &[ip("10.0.0.3")]).is_ok());
 }

@@ -1,11 +1,11 @@
-use std::{collections::BTreeMap, thread};
+use std::{collections::BTreeMap, fs, thread};
 
 use dataplane::disk::Durability;
 use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ipam::{Bounds, Range};
+use crate::ipam::{Bounds, Past, Range};
 
 fn place() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -75,8 +75,8 @@ fn a_released_address_waits_for_its_turn() {
 
     assert!(store.release(&attachment("a")).unwrap());
     assert!(!store.release(&attachment("a")).unwrap());
-    // The cursor is lost, and no matter: it is known to be freed.
-    store.turns.leased(0, "10.0.0.6".parse().unwrap());
+    // That it was leased last is lost, and no matter: it is known to be freed.
+    fs::remove_file(store.network.path().join("last/0")).unwrap();
     let next: Vec<_> = ["b", "c", "d", "e"].map(|c| lease(&store, c, &sets).unwrap()).concat();
 
     assert!(!next.contains(&a[0]), "{next:?}");
@@ -106,11 +106,15 @@ fn what_was_freed_is_remembered_in_bounds() {
         store.turns.freed(0, IpAddr::V4((0x0a00_0000 + n).into()));
     }
 
-    let freed = store.turns.freed_of_late(0).unwrap();
+    let waiting = past(&store, &sets(&["10.0.0.0/16"])).waiting;
 
-    assert_eq!(freed.last().unwrap().to_string(), "10.0.78.31");
-    assert!((512..1024).contains(&freed.len()), "{}", freed.len());
+    assert_eq!(waiting.last().unwrap().to_string(), "10.0.78.31");
+    assert!((512..1024).contains(&waiting.len()), "{}", waiting.len());
     assert!(store.network.path().join("freed/0").metadata().unwrap().len() <= 64 << 10);
+}
+
+fn past(store: &Store, ask: &Ask) -> Past {
+    store.turns.past(0, &ask.wishes()[0].0).unwrap()
 }
 
 #[test]
@@ -144,23 +148,47 @@ fn who_asks_for_another_address_moves_to_it() {
     assert_eq!(names(&store).1.len(), 2);
 }
 
-/// The place of the address that is chosen in the order of turns is how many were looked at.
+/// How many addresses are looked at until one is free: what a lease costs that depends on the others.
+fn looked_at(store: &Store, ask: &Ask) -> usize {
+    let past = past(store, ask);
+    let is_leased = |ip: &IpAddr| store.leases.inode(&ip.to_string()).unwrap().is_some();
+    ask.wishes()[0].0.in_turn(&past).take_while(is_leased).count() + 1
+}
+
 #[test]
 fn among_a_thousand_leases_no_more_addresses_are_looked_at_than_among_ten() {
     let (_dir, store) = place();
-    let sets = sets(&["10.0.0.0/16"]);
-    for n in 0..1000 {
-        let leased = lease(&store, &format!("c{n}"), &sets).unwrap();
-        let in_turn = store.turns.last(0).unwrap();
-        assert_eq!(in_turn, Some(leased[0]));
-        let (set, _) = &sets.wishes()[0];
-        let next = set.in_turn(in_turn, &store.turns.freed_of_late(0).unwrap()).next().unwrap();
-        assert_eq!(
-            store.leases.inode(&next.to_string()).unwrap(),
-            None,
-            "the first one that is looked at is free"
-        );
+    for (number, subnet) in ["10.0.0.0/16", "10.1.0.0/22"].into_iter().enumerate() {
+        let sets = sets(&[subnet]); // of the second one, 21 are left
+        for n in 0..1000 {
+            assert_eq!(looked_at(&store, &sets), 1, "{n}");
+            lease(&store, &format!("c{number}-{n}"), &sets).unwrap();
+        }
+        let mut once = 0;
+        for n in 0..100 {
+            once = looked_at(&store, &sets).max(once);
+            assert!(
+                n < 22 || looked_at(&store, &sets) == 1,
+                "the circle was found bare, and is not looked at again"
+            );
+            lease(&store, "x", &sets).unwrap();
+            store.release(&attachment("x")).unwrap();
+        }
+        assert_eq!(once, if number == 0 { 1 } else { 1001 }, "once");
     }
+}
+
+#[test]
+fn a_range_that_grows_is_looked_at_anew() {
+    let (_dir, store) = place();
+    let small = sets(&["10.0.0.0/30"]); // .2 alone
+    for _ in 0..2 {
+        lease(&store, "a", &small).unwrap();
+        store.release(&attachment("a")).unwrap();
+    }
+    assert!(past(&store, &small).is_bare);
+
+    assert_eq!(lease(&store, "a", &sets(&["10.0.0.0/29"])).unwrap()[0].to_string(), "10.0.0.3");
 }
 
 #[test]
@@ -172,10 +200,7 @@ fn when_all_are_leased_the_message_says_how_many_and_what_to_do() {
 
     let error = lease(&store, "c", &both).unwrap_err();
 
-    assert_eq!(
-        error.to_string(),
-        "no free address in fd00::/126 (2 leased): raise the pod CIDR or run GC; `fairway ipam audit` tells which of them nobody uses"
-    );
+    assert_eq!(error.to_string(), "no free address in fd00::/126 (2 leased): raise the pod CIDR or run GC");
     assert_eq!(names(&store).0, ["a@eth0", "b@eth0"], "nothing is left of the try");
     assert_eq!(names(&store).1.len(), 4);
 }
