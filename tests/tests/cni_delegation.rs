@@ -10,7 +10,7 @@
 
 mod runtime;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::SystemTime};
 
 use cni_plugin::Outcome;
 use dataplane::rtnl::{Mac, VethEnd};
@@ -215,6 +215,23 @@ fairway_lab::sandbox_tests! {
         assert_eq!(fake.0.files("/run/fairway/pods/owners"), ["/run/fairway/pods/owners/kept@eth0"]);
         let links = fake.0.on_host(|kernel| async move { kernel.links().await.unwrap().len() });
         assert_eq!(links, 2, "lo, and the pod's that is kept");
+    }
+
+    fn people_see_who_leased_an_address_and_have_to_ask_there_for_it() {
+        let fake = Fake::new();
+        fake.0.add("web");
+        let ask = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            fake.0.host.run(|| cni_plugin::commands::run(&arguments, SystemTime::UNIX_EPOCH)).unwrap()
+        };
+
+        let listed = ask("ipam list");
+        let released = ask("ipam release 10.7.0.9 --force");
+
+        assert!(listed.stdout.ends_with("in use, leased by fake-ipam\n"), "{}", listed.stdout);
+        assert_eq!(released.exit_code, 2);
+        assert!(released.stderr.contains("10.7.0.9 was leased by fake-ipam: stop the pod"), "{}", released.stderr);
+        assert_eq!(fake.calls().len(), 1, "the ADD");
     }
 
     fn a_program_that_cannot_be_found_is_named_with_where_it_was_looked_for() {

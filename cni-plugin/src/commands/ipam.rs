@@ -142,8 +142,13 @@ fn audit(options: &Options, rows: Vec<Row>, orphans: &[String], now: u64) -> Out
     Outcome { stdout, exit_code, ..Outcome::default() }
 }
 
+/// Stale leases that are this plugin's to give back.
 fn stale_ones(rows: &[Row]) -> Vec<usize> {
-    rows.iter().enumerate().filter(|(_, row)| row.is_stale).map(|(place, _)| place).collect()
+    rows.iter()
+        .enumerate()
+        .filter(|(_, row)| row.is_stale && row.delegate.is_none())
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// Finds whose leases are meant: all of a container, by its id or the beginning of it, or the one with an address.
@@ -161,6 +166,11 @@ fn chosen(rows: &[Row], whose: &[String], force: bool) -> Result<Vec<usize>, Fai
             [] => return Err(refusal(format!("{word} has no lease; see fairway ipam list"))),
             [_] => {}
             _ => return Err(refusal(format!("{word} is the beginning of {}", containers.join(" and of ")))),
+        }
+        if let Some(name) = meant.iter().find_map(|(_, row)| row.delegate.as_ref()) {
+            return Err(refusal(format!(
+                "{word} was leased by {name}: stop the pod, and the runtime has {name} give it back, or run GC"
+            )));
         }
         if let Some((_, row)) = meant.iter().find(|(_, row)| !row.is_stale && !force) {
             let name = row.pod.as_deref().unwrap_or(&row.container_id);

@@ -25,6 +25,9 @@ pub(super) struct Row {
     /// In seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) time: Option<u64>,
+    /// The plugin that leased the addresses, if not this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delegate: Option<String>,
     #[serde(serialize_with = "in_words")]
     pub(super) standing: Standing,
     pub(super) is_stale: bool,
@@ -51,6 +54,7 @@ impl Row {
             ifname: owner.1.to_owned(),
             netns: record.map(|record| record.netns.clone()).unwrap_or_default(),
             time: record.map(|record| record.time),
+            delegate: record.and_then(|record| Some(record.delegated.as_ref()?.name.clone())),
             standing,
             is_stale: standing.is_stale(),
         }
@@ -65,7 +69,10 @@ impl Row {
             self.container_id.chars().take(13).collect(), // as crictl cuts them
             self.ifname.clone(),
             self.time.map(|time| age(now.saturating_sub(time))).unwrap_or_default(),
-            self.standing.to_string(),
+            match &self.delegate {
+                Some(name) => format!("{}, leased by {name}", self.standing),
+                None => self.standing.to_string(),
+            },
         ]
     }
 }
@@ -120,6 +127,7 @@ mod tests {
             ifname: "eth0".to_owned(),
             netns: String::new(),
             time: Some(1_000),
+            delegate: None,
             standing,
             is_stale: false,
         };
