@@ -4,10 +4,13 @@
 //! ([`Conf`]): DEL and GC work with whatever the rest has become meanwhile. Unknown keys are ignored, as the specification
 //! asks; known ones that would change what a pod gets, and that the plugin does not honour, are an error.
 
+mod addresses;
 pub(crate) mod mode;
 
 use std::{net::IpAddr, path::PathBuf};
 
+pub use addresses::PodRoute;
+pub(crate) use addresses::pod_route;
 use dataplane::rtnl::Mac;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -15,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     failure::{Code, Coded},
-    ipam::{self, Bounds, Range, RangeSet},
+    ipam::{self, RangeSet},
     request::is_identifier,
     result::AddResult,
     spec::{Incompatible, SpecVersion},
@@ -25,12 +28,24 @@ use crate::{
 /// Where leases are kept, unless the configuration says otherwise.
 pub const RUN_DIR: &str = "/run/fairway";
 
+/// The longest configuration that is read. No honest one comes near, with all attachments of a node in it for GC.
+pub const MOST_BYTES: usize = 16 << 20;
+
+/// What the daemon keeps beside the networks' directories: no network can be called like that.
+const FILES_OF_THE_DAEMON: [&str; 2] = [crate::node::FILE, "route_localnet"];
+
+/// Where host-local keeps its leases, unless the configuration says otherwise.
+const HOST_LOCAL: &str = "/var/lib/cni/networks";
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No JSON object.
     #[error("decode the network configuration")]
     Decode(#[source] serde_json::Error),
+    /// More than anybody has to say.
+    #[error("the network configuration is longer than {MOST_BYTES} bytes")]
+    TooLong,
     /// A key holds something else than it should.
     #[error("decode {key} of the network configuration")]
     Key {
@@ -56,7 +71,9 @@ pub enum Error {
     #[error("{0} is missing in the network configuration")]
     Missing(&'static str),
     /// A name that cannot be one.
-    #[error("name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first")]
+    #[error(
+        "name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet"
+    )]
     Name(String),
     /// A run directory that depends on where the plugin is started.
     #[error("runDir {0:?}: must be an absolute path")]
@@ -70,6 +87,14 @@ pub enum Error {
     /// A hardware address that no link can have.
     #[error("mac {0:?}: six pairs of hexadecimal digits with colons between them, and no group's")]
     Mac(String),
+    /// What is no address.
+    #[error("{key}: {value:?} is no address")]
+    Address {
+        /// The key, with its parents.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A route that leads nowhere.
     #[error("ipam.routes: {0}")]
     Route(String),
@@ -91,7 +116,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Decode(_) | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
+            Self::Decode(_) | Self::TooLong | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
             Self::Missing(_)
@@ -100,6 +125,7 @@ impl Coded for Error {
             | Self::Ranges(_)
             | Self::Bridge(_)
             | Self::Mac(_)
+            | Self::Address { .. }
             | Self::Route(_) => Code::InvalidConfiguration,
         }
     }
@@ -120,12 +146,15 @@ pub struct Network {
 impl Network {
     /// Reads a configuration.
     pub fn parse(stdin: &[u8]) -> Result<Self, Error> {
+        if stdin.len() > MOST_BYTES {
+            return Err(Error::TooLong);
+        }
         let whole: Value = serde_json::from_slice(stdin).map_err(Error::Decode)?;
         // Without a version it is of the first one. // SPEC "Version considerations"
         let version: Option<String> = key(&whole, "cniVersion")?;
         let version = version.unwrap_or_else(|| "0.1.0".to_owned()).parse()?;
         let name: String = key(&whole, "name")?.ok_or(Error::Missing("name"))?;
-        if name.len() > 200 || !is_identifier(&name) {
+        if name.len() > 200 || !is_identifier(&name) || FILES_OF_THE_DAEMON.contains(&name.as_str()) {
             return Err(Error::Name(name));
         }
         let run_dir: PathBuf = key(&whole, "runDir")?.unwrap_or_else(|| RUN_DIR.into());
@@ -149,6 +178,11 @@ impl Network {
     pub fn prev_result(&self) -> Result<Option<AddResult>, Error> {
         let result: Option<Value> = key(&self.whole, "prevResult")?;
         result.map(AddResult::parse).transpose().map_err(Error::PrevResult)
+    }
+
+    /// The plugin that leases the addresses, if not this one.
+    pub fn delegate(&self) -> Option<&str> {
+        addresses::delegate(&self.whole)
     }
 
     /// The attachments that the runtime still knows, for GC. None at all is a valid answer; the key must be there, though:
@@ -186,58 +220,25 @@ pub struct Conf {
     pub mac: Option<Mac>,
     /// Where addresses come from: one of each set. Nothing: from the daemon's pod CIDRs.
     pub ranges: Option<Vec<RangeSet>>,
+    /// Addresses that the pod must get, or else nothing.
+    pub requested: Vec<IpAddr>,
+    /// Addresses that nobody gets who does not ask for them.
+    pub reserved: Vec<IpNetwork>,
     /// The pod's routes; otherwise a default route for each family that it has an address of.
     pub routes: Option<Vec<PodRoute>>,
     /// Name servers and such, passed on as they are.
     pub dns: Option<Value>,
+    /// Where host-local's leases are, which are heeded when a node is switched over from it.
+    pub host_local: PathBuf,
     /// What the plugins before this one did, or, for CHECK, what ADD returned.
     pub prev_result: Option<AddResult>,
 }
 
-/// A route of the pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub struct PodRoute {
-    /// Where to.
-    pub dst: IpNetwork,
-    /// Through whom; otherwise the gateway of the family.
-    #[serde(default)]
-    pub gw: Option<IpAddr>,
-    /// The largest packet.
-    #[serde(default)]
-    pub mtu: Option<u32>,
-    /// Which of several routes comes first.
-    #[serde(default)]
-    pub priority: Option<u32>,
-}
-
 /// Keys that would change what a pod gets. To go on without a word would be wrong.
-const NOT_HONOURED: [(&str, &str); 5] = [
+const NOT_HONOURED: [(&str, &str); 2] = [
     ("runtimeConfig/portMappings", "host ports are not supported yet"),
     ("runtimeConfig/bandwidth", "bandwidth limits are not supported yet"),
-    ("runtimeConfig/ipRanges", "set ipam.ranges instead"),
-    ("runtimeConfig/ips", "the plugin chooses addresses itself"),
-    ("args/cni/ips", "the plugin chooses addresses itself"),
 ];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Ipam {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[serde(flatten)]
-    only: RawRange,
-    ranges: Option<Vec<Vec<RawRange>>>,
-    routes: Option<Vec<Value>>,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawRange {
-    subnet: Option<IpNetwork>,
-    range_start: Option<IpAddr>,
-    range_end: Option<IpAddr>,
-    gateway: Option<IpAddr>,
-}
 
 impl Conf {
     /// Reads the rest of a configuration.
@@ -253,65 +254,21 @@ impl Conf {
                 });
             }
         }
-        let ipam: Ipam = key(whole, "ipam")?.unwrap_or_default();
-        if let Some(kind) = ipam.kind.filter(|kind| !kind.is_empty() && kind != "fairway") {
-            let reason = "addresses are leased by fairway itself: leave it out";
-            return Err(Error::Unsupported { key: "ipam.type".to_owned(), value: kind, reason });
-        }
+        let asked = addresses::parse(whole)?;
         let prev_result = network.prev_result()?;
         Ok(Self {
             bridging: mode::parse(whole)?,
             mac: mode::mac(whole)?,
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
-            ranges: range_sets(ipam.only, ipam.ranges.unwrap_or_default())?,
-            routes: ipam.routes.map(|routes| routes.into_iter().map(pod_route).collect()).transpose()?,
+            ranges: asked.ranges,
+            requested: asked.requested,
+            reserved: asked.reserved,
+            host_local: asked.data_dir.unwrap_or_else(|| HOST_LOCAL.into()),
+            routes: asked.routes,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),
             prev_result,
             network,
         })
-    }
-}
-
-/// `subnet` and its companions beside `ranges` are a set of their own, and the first. // host-local does the same
-fn range_sets(only: RawRange, sets: Vec<Vec<RawRange>>) -> Result<Option<Vec<RangeSet>>, Error> {
-    let RawRange { subnet, range_start, range_end, gateway } = only;
-    if subnet.is_none() && (range_start, range_end, gateway) != (None, None, None) {
-        return Err(Error::Missing("ipam.subnet beside rangeStart, rangeEnd or gateway"));
-    }
-    let first = subnet.is_some().then(|| vec![only]);
-    let mut all = Vec::new();
-    for set in first.into_iter().chain(sets) {
-        let ranges: Result<Vec<Range>, Error> = set.iter().map(range).collect();
-        all.push(RangeSet::new(ranges?)?);
-    }
-    ipam::disjoint(all.iter().flat_map(RangeSet::ranges))?;
-    Ok((!all.is_empty()).then_some(all))
-}
-
-fn range(raw: &RawRange) -> Result<Range, Error> {
-    let subnet = raw.subnet.ok_or(Error::Missing("subnet of a range in ipam.ranges"))?;
-    let bounds = Bounds { start: raw.range_start, end: raw.range_end, gateway: raw.gateway };
-    Ok(Range::new(subnet, bounds)?)
-}
-
-fn pod_route(value: Value) -> Result<PodRoute, Error> {
-    for field in ["advmss", "table", "scope"] {
-        let wish = value.get(field).filter(|wish| !is_empty(wish));
-        if let Some(wish) = wish {
-            let (key, value) = (format!("ipam.routes.{field}"), wish.to_string());
-            return Err(Error::Unsupported { key, value, reason: "only dst, gw, mtu and priority are" });
-        }
-    }
-    let route: PodRoute =
-        serde_json::from_value(value).map_err(|source| Error::Key { key: "ipam.routes", source })?;
-    if route.dst.ip() != route.dst.network() {
-        return Err(Error::Route(format!("{} has bits set beyond its prefix", route.dst)));
-    }
-    match route.gw {
-        Some(gw) if gw.is_ipv4() != route.dst.is_ipv4() => {
-            Err(Error::Route(format!("{} and its gateway {gw} are of different families", route.dst)))
-        }
-        _ => Ok(route),
     }
 }
 

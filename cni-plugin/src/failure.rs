@@ -8,32 +8,56 @@ use serde_json::json;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     /// The configuration is of a version that we do not speak.
-    IncompatibleVersion = 1,
+    IncompatibleVersion,
     /// A key that we know and cannot honour; the message has key and value.
-    UnsupportedField = 2,
+    UnsupportedField,
     /// A variable of the environment is missing or wrong.
-    InvalidEnvironment = 4,
+    InvalidEnvironment,
     /// A file could not be read or written.
-    InputOutput = 5,
+    InputOutput,
     /// What should be JSON of a certain shape is not.
-    Decode = 6,
+    Decode,
     /// The configuration is well-formed and makes no sense.
-    InvalidConfiguration = 7,
+    InvalidConfiguration,
     /// The sandbox is gone, is no network namespace, or is the plugin's own. (Not in the specification; the reference
     /// implementation's `ErrInvalidNetNS`.)
-    InvalidNetns = 8,
+    InvalidNetns,
     /// Something that others are to provide is not there yet.
-    TryAgainLater = 11,
+    TryAgainLater,
     /// STATUS: an ADD would fail now.
-    NotAvailable = 50,
+    NotAvailable,
     /// All addresses are leased.
-    Exhausted = 100,
+    Exhausted,
     /// The kernel did not do what the wiring asks for.
-    Wiring = 101,
+    Wiring,
     /// CHECK: the attachment is not as it should be.
-    Altered = 102,
+    Altered,
     /// DEL or GC did what it could, and not all.
-    Incomplete = 103,
+    Incomplete,
+    /// What another plugin told, that leases the addresses.
+    Passed(u32),
+}
+
+impl Code {
+    /// As it is told to the runtime.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::IncompatibleVersion => 1,
+            Self::UnsupportedField => 2,
+            Self::InvalidEnvironment => 4,
+            Self::InputOutput => 5,
+            Self::Decode => 6,
+            Self::InvalidConfiguration => 7,
+            Self::InvalidNetns => 8,
+            Self::TryAgainLater => 11,
+            Self::NotAvailable => 50,
+            Self::Exhausted => 100,
+            Self::Wiring => 101,
+            Self::Altered => 102,
+            Self::Incomplete => 103,
+            Self::Passed(code) => code,
+        }
+    }
 }
 
 /// An error of a module that knows which code it is told under.
@@ -89,7 +113,7 @@ impl Failure {
 
     /// As the specification has it: SPEC "Error".
     pub fn to_json(&self, cni_version: &str) -> String {
-        let code = self.code as u32;
+        let code = self.code.number();
         let mut error = json!({ "cniVersion": cni_version, "code": code, "msg": self.msg });
         if let (Some(object), false) = (error.as_object_mut(), self.details.is_empty()) {
             object.insert("details".to_owned(), self.details.clone().into());

@@ -1,8 +1,9 @@
 //! Which addresses there are, and which comes next. Pure: no file, no clock.
 //!
-//! In: ranges, the address leased last, those that are taken. Out: the next free one in turn, so that one that was just freed
-//! is not given away before all others had their turn: somebody may still be talking to it.
+//! In: ranges, and what is known of earlier leases. Out: all addresses in the order of their turn, so that one that was
+//! just freed is not given away before all others had theirs: somebody may still be talking to it.
 
+pub mod standing;
 pub mod store;
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
@@ -52,6 +53,17 @@ pub enum Error {
     /// One address would be in two ranges.
     #[error("ranges {0} and {1} overlap")]
     Overlap(IpNetwork, IpNetwork),
+    /// An address is asked for that no pod can have.
+    #[error("address {address} is asked for, and is the gateway's or of no range: {ranges}")]
+    NotOurs {
+        /// The address.
+        address: IpAddr,
+        /// All ranges there are.
+        ranges: String,
+    },
+    /// One address is given of each set.
+    #[error("addresses {0} and {1} are asked for, and are of one set of ranges: a pod gets one of each")]
+    TwoOfOne(IpAddr, IpAddr),
 }
 
 impl Coded for Error {
@@ -145,9 +157,24 @@ impl fmt::Display for Range {
     }
 }
 
+/// What is known of earlier leases of a set. None of it needs to be true: it says whose turn it is, and no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The address that was leased last.
+    pub last: Option<IpAddr>,
+    /// When it was leased, no address was free but those that had been freed of late.
+    pub is_bare: bool,
+    /// Addresses that were freed of late and have not been leased again: each once, in the order in which they were freed.
+    pub waiting: Vec<IpAddr>,
+}
+
 /// Ranges of one family, that do not overlap, of which a pod gets one address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RangeSet(Vec<Range>);
+pub struct RangeSet {
+    ranges: Vec<Range>,
+    /// Given to nobody who does not ask for them.
+    reserved: Vec<IpNetwork>,
+}
 
 impl RangeSet {
     /// Takes ranges that fit together.
@@ -157,45 +184,115 @@ impl RangeSet {
             return Err(Error::Mixed);
         }
         disjoint(&ranges)?;
-        Ok(Self(ranges))
+        Ok(Self { ranges, reserved: Vec::new() })
+    }
+
+    /// Keeps addresses back: those get them who ask for them, and nobody else.
+    #[must_use]
+    pub fn reserving(mut self, reserved: &[IpNetwork]) -> Self {
+        let is_ipv4 = self.ranges.iter().any(|range| range.subnet.is_ipv4());
+        self.reserved = reserved.iter().filter(|network| network.is_ipv4() == is_ipv4).copied().collect();
+        self
     }
 
     /// Finds the range that a pod's address is of.
     pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
-        self.0.iter().find(|range| range.contains(ip))
+        self.ranges.iter().find(|range| range.contains(ip))
     }
 
     /// The ranges.
     pub fn ranges(&self) -> &[Range] {
-        &self.0
+        &self.ranges
     }
 
-    /// Chooses the next free address after the last one leased, in a circle over all ranges.
-    pub fn choose(&self, last: Option<IpAddr>, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    /// All addresses that can be given to anybody, in the order of their turn: first those that were not freed of late, in a
+    /// circle from the one leased last; then those that were, the one freed first before the others. Once the circle has been
+    /// found bare, that is not looked at again before those that wait: all that became free since is among them.
+    pub fn in_turn<'a>(&'a self, past: &'a Past) -> impl Iterator<Item = IpAddr> + use<'a> {
+        let waiting: BTreeSet<IpAddr> = past.waiting.iter().copied().collect();
+        let queue = || past.waiting.iter().copied().filter(|ip| self.gives(*ip));
+        let first = past.is_bare.then(queue).into_iter().flatten();
+        let last = (!past.is_bare).then(queue).into_iter().flatten();
+        first.chain(self.circle(past.last).filter(move |ip| !waiting.contains(ip))).chain(last)
+    }
+
+    fn circle(&self, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + use<'_> {
         let place = last.and_then(|last| {
-            let index = self.0.iter().position(|range| range.contains(last))?;
+            let index = self.ranges.iter().position(|range| range.contains(last))?;
             Some((index, number(last)))
         });
         let (index, last) = place.unwrap_or((0, 0));
-        let (before, from) = self.0.split_at_checked(index)?;
-        let (current, after) = from.split_first()?;
-
-        let start = number(current.start);
-        let next = last.checked_add(1).map(|next| current.addresses(start.max(next), number(current.end)));
-        let rest_of_current = next.into_iter().flatten();
-        let others = after.iter().chain(before);
+        let (before, from) = self.ranges.split_at_checked(index).unwrap_or_default();
+        let (after_last, up_to_last) = from.first().map_or((None, None), |range| {
+            let (start, end) = (number(range.start), number(range.end));
+            let next = last.checked_add(1).map(|next| range.addresses(start.max(next), end));
+            (next, Some(range.addresses(start, last)))
+        });
+        let others = from.iter().skip(1).chain(before);
         let others = others.flat_map(|range| range.addresses(number(range.start), number(range.end)));
-        let up_to_last = current.addresses(start, last);
+        let all = after_last.into_iter().flatten().chain(others).chain(up_to_last.into_iter().flatten());
+        all.filter(|ip| self.gives(*ip))
+    }
 
-        // At most as many are skipped as are taken, so a large range costs no more than a small one.
-        rest_of_current.chain(others).chain(up_to_last).find(|ip| !taken.contains(ip))
+    /// Says whether a pod may get this address without having asked for it.
+    fn gives(&self, ip: IpAddr) -> bool {
+        self.range_of(ip).is_some() && !self.reserved.iter().any(|network| network.contains(ip))
     }
 }
 
 impl fmt::Display for RangeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranges: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&ranges.join(", "))
+        let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
+        f.write_str(&ranges.join(", "))?;
+        if self.reserved.is_empty() {
+            return Ok(());
+        }
+        let reserved: Vec<String> = self.reserved.iter().map(ToString::to_string).collect();
+        write!(f, " without {}", reserved.join(", "))
+    }
+}
+
+/// What a pod asks for: an address of each set, and certain ones of some.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ask {
+    wishes: Vec<(RangeSet, Option<IpAddr>)>,
+}
+
+impl Ask {
+    /// Takes the sets, and the addresses that are asked for: one of a set at most.
+    pub fn new(sets: Vec<RangeSet>, requested: &[IpAddr]) -> Result<Self, Error> {
+        let mut wishes: Vec<(RangeSet, Option<IpAddr>)> = sets.into_iter().map(|set| (set, None)).collect();
+        for address in requested {
+            let of_set = wishes.iter_mut().find(|(set, _)| set.range_of(*address).is_some());
+            match of_set.map(|(_, wish)| wish) {
+                Some(wish @ None) => *wish = Some(*address),
+                Some(Some(same)) if same == address => {} // the runtime may say it in two ways
+                Some(Some(other)) => return Err(Error::TwoOfOne(*other, *address)),
+                None => {
+                    let ranges: Vec<String> = wishes.iter().map(|(set, _)| set.to_string()).collect();
+                    return Err(Error::NotOurs { address: *address, ranges: ranges.join(", ") });
+                }
+            }
+        }
+        Ok(Self { wishes })
+    }
+
+    /// Each set with the address of it that must be the one.
+    pub fn wishes(&self) -> &[(RangeSet, Option<IpAddr>)] {
+        &self.wishes
+    }
+
+    /// Says whether these addresses, one of each set, are what is asked for.
+    pub fn is_met_by(&self, addresses: &[IpAddr]) -> bool {
+        addresses.len() == self.wishes.len()
+            && addresses.iter().zip(&self.wishes).all(|(address, (set, wish))| {
+                set.range_of(*address).is_some() && wish.is_none_or(|wish| wish == *address)
+            })
+    }
+
+    /// Finds the range that one of the addresses is of.
+    pub fn range_of(&self, address: IpAddr) -> Option<&Range> {
+        self.wishes.iter().find_map(|(set, _)| set.range_of(address))
     }
 }
 
@@ -209,6 +306,11 @@ pub fn disjoint<'a>(ranges: impl IntoIterator<Item = &'a Range>) -> Result<(), E
         seen.push(range);
     }
     Ok(())
+}
+
+/// Reads an address as runtimes pass it: with or without the length of a prefix.
+pub fn address_in(text: &str) -> Option<IpAddr> {
+    text.parse::<IpNetwork>().ok().map(|network| network.ip())
 }
 
 fn inside(what: &'static str, ip: IpAddr, subnet: &IpNetwork) -> Result<IpAddr, Error> {

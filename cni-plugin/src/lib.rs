@@ -6,13 +6,18 @@
 //!
 //! ```text
 //! environment ─→ request ─┐                      ┌─→ ipam ─→ ipam/store   leases in /run/fairway/<network>/
-//! stdin ───────→ conf ────┴─→ ops/{add,del,…} ───┼─→ wiring ─→ wiring/kernel   the veth pair, addresses, routes
+//! stdin ───────→ conf ────┴─→ ops/{add,del,…} ───┼─→ delegate   or another plugin's leases, where the configuration says so
+//!                                                ├─→ wiring ─→ wiring/kernel   the veth pair, addresses, routes
 //!                                                └─→ result ─→ Outcome   stdout, stderr, exit code
 //! ```
 //!
+//! Arguments are for people, who look after leases with them: [`commands`].
+//!
 //! `request`, `conf`, `result`, `ipam` and `wiring` are pure: values in, values out.
 
+pub mod commands;
 pub mod conf;
+pub mod delegate;
 pub mod failure;
 pub mod ipam;
 pub mod node;
@@ -22,6 +27,7 @@ pub mod result;
 pub mod spec;
 pub mod wiring;
 
+use delegate::Call;
 use failure::Failure;
 pub use request::Environment;
 use request::Request;
@@ -40,7 +46,7 @@ pub struct Outcome {
 /// Does what the environment asks for, in the network namespace of the calling thread.
 pub fn run(environment: &Environment, stdin: &[u8]) -> Outcome {
     let done = Request::parse(environment).map_err(Failure::from);
-    match done.and_then(|request| answer(&request, stdin)) {
+    match done.and_then(|request| answer(&request, environment, stdin)) {
         Ok(outcome) => outcome,
         Err(failure) => Outcome {
             stdout: failure.to_json(&spec::version_to_answer_in(stdin)),
@@ -50,12 +56,12 @@ pub fn run(environment: &Environment, stdin: &[u8]) -> Outcome {
     }
 }
 
-fn answer(request: &Request, stdin: &[u8]) -> Result<Outcome, Failure> {
+fn answer(request: &Request, environment: &Environment, stdin: &[u8]) -> Result<Outcome, Failure> {
     match request {
         Request::About => Ok(Outcome { stderr: ops::version::about(), ..Outcome::default() }),
         Request::Version => Ok(Outcome { stdout: ops::version::answer(stdin), ..Outcome::default() }),
         Request::Verb(verb) => {
-            let stdout = ops::run(verb, stdin)?;
+            let stdout = ops::run(verb, Call { environment, stdin })?;
             Ok(Outcome { stdout: stdout.unwrap_or_default(), ..Outcome::default() })
         }
     }

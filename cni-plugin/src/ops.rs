@@ -5,11 +5,15 @@
 
 mod add;
 mod check;
-mod del;
+pub(crate) mod del;
 mod gc;
+mod leased;
 mod loopback;
+pub(crate) mod reclaim;
 mod status;
 pub(crate) mod version;
+
+use std::net::IpAddr;
 
 use dataplane::{
     disk::{Directory, Durability},
@@ -17,12 +21,14 @@ use dataplane::{
     rtnl::{self, Kernel},
     sysctl,
 };
+use ipnetwork::IpNetwork;
 
 use crate::{
     conf::{Conf, Network},
+    delegate::{Call, Delegate},
     failure::{Code, Coded, Failure},
     ipam::{
-        Range, RangeSet,
+        self, Ask, Bounds, Range, RangeSet,
         store::{Record, Store},
     },
     node::Node,
@@ -30,13 +36,17 @@ use crate::{
     wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish},
 };
 
+use leased::Leased;
+
 /// Does what a verb says, and returns its result as JSON, where it has one.
-pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> {
-    let network = Network::parse(stdin)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?;
-    let done = runtime.block_on(async {
-        if network.is_loopback() { loopback::run(&network, verb).await } else { wired(network, verb).await }
+pub(crate) fn run(verb: &Verb, call: Call<'_>) -> Result<Option<String>, Failure> {
+    let network = Network::parse(call.stdin)?;
+    let done = runtime()?.block_on(async {
+        if network.is_loopback() {
+            loopback::run(&network, verb).await
+        } else {
+            wired(network, verb, call).await
+        }
     });
     done.map_err(|failure| match verb.subject() {
         Some(subject) => failure.of(&subject),
@@ -45,13 +55,15 @@ pub(crate) fn run(verb: &Verb, stdin: &[u8]) -> Result<Option<String>, Failure> 
 }
 
 /// The verbs of a network of pods.
-async fn wired(network: Network, verb: &Verb) -> Result<Option<String>, Failure> {
+async fn wired(network: Network, verb: &Verb, call: Call<'_>) -> Result<Option<String>, Failure> {
+    let delegate = network.delegate().map(|name| Delegate::new(name, call)).transpose()?;
+    let delegate = delegate.as_ref();
     match verb {
-        Verb::Add(target) => return add::run(network, target).await.map(Some),
-        Verb::Check(target) => check::run(network, target).await?,
-        Verb::Del { attachment, .. } => del::run(&network, attachment).await?,
-        Verb::Gc => gc::run(&network).await?,
-        Verb::Status => status::run(network).await?,
+        Verb::Add(target) => return add::run(network, target, delegate).await.map(Some),
+        Verb::Check(target) => check::run(network, target, delegate).await?,
+        Verb::Del { attachment, .. } => del::run(&network, attachment, delegate).await?,
+        Verb::Gc => gc::run(&network, delegate).await?,
+        Verb::Status => status::run(network, delegate).await?,
     }
     Ok(None)
 }
@@ -110,37 +122,50 @@ fn store(network: &Network) -> Result<Store, Failure> {
     Ok(Store::of(&run_dir(network), &network.name)?)
 }
 
-fn kernel() -> Result<Kernel, Failure> {
+/// What waits for the kernel's answers.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?)
+}
+
+pub(crate) fn kernel() -> Result<Kernel, Failure> {
     Ok(Kernel::open().map_err(Error::Kernel)?)
 }
 
 /// What the configuration says of addresses, and what the daemon says where it says nothing.
 struct Plan {
-    sets: Vec<RangeSet>,
+    /// Nothing is asked for where another plugin leases the addresses.
+    ask: Ask,
     mtu: u32,
 }
 
 impl Plan {
-    fn of(conf: &Conf) -> Result<Self, Failure> {
-        if let Some(sets) = &conf.ranges {
-            return Ok(Self { sets: sets.clone(), mtu: conf.mtu.unwrap_or(DEFAULT_MTU) });
+    /// `requested` is an address that the runtime asks for beside those of the configuration.
+    fn of(conf: &Conf, requested: Option<IpAddr>) -> Result<Self, Failure> {
+        if conf.network.delegate().is_some() {
+            let mtu = conf.mtu.or_else(|| Node::read(&run_dir(&conf.network)).ok()?.mtu);
+            return Ok(Self { ask: Ask::default(), mtu: mtu.unwrap_or(DEFAULT_MTU) });
         }
-        let node = Node::read(&run_dir(&conf.network))?;
-        let sets = node
-            .pod_cidrs
-            .iter()
-            .map(|cidr| RangeSet::new(vec![Range::new(*cidr, crate::ipam::Bounds::default())?]));
-        let sets = sets.collect::<Result<Vec<_>, crate::ipam::Error>>()?;
-        Ok(Self { sets, mtu: conf.mtu.or(node.mtu).unwrap_or(DEFAULT_MTU) })
+        let (sets, mtu) = if let Some(sets) = &conf.ranges {
+            (sets.clone(), conf.mtu)
+        } else {
+            let node = Node::read(&run_dir(&conf.network))?;
+            let range = |cidr: &IpNetwork| RangeSet::new(vec![Range::new(*cidr, Bounds::default())?]);
+            let sets: Result<Vec<RangeSet>, ipam::Error> = node.pod_cidrs.iter().map(range).collect();
+            (sets?, conf.mtu.or(node.mtu))
+        };
+        let sets = sets.into_iter().map(|set| set.reserving(&conf.reserved)).collect();
+        let requested: Vec<IpAddr> = requested.into_iter().chain(conf.requested.iter().copied()).collect();
+        Ok(Self { ask: Ask::new(sets, &requested)?, mtu: mtu.unwrap_or(DEFAULT_MTU) })
     }
 
     /// Works out the wiring of a pod that has its addresses.
     fn wiring(&self, conf: &Conf, target: &Target, record: &Record) -> Result<Wiring, Failure> {
-        let gateways = record.addresses.iter().filter_map(|address| {
-            let range = self.sets.iter().find_map(|set| set.range_of(*address))?;
-            let (gateway, prefix) = (range.gateway(), range.subnet().prefix());
-            Some(Endpoint { address: *address, gateway, prefix })
-        });
+        let leased = match &record.delegated {
+            Some(delegated) => {
+                Leased::by_another(&delegated.name, &delegated.result, conf.bridging.is_some())?
+            }
+            None => Leased { endpoints: self.endpoints(&record.addresses), routes: conf.routes.clone() },
+        };
         let wish = Wish {
             network: &conf.network.name,
             attachment: &target.attachment,
@@ -148,10 +173,19 @@ impl Plan {
             alias: &target.name(),
             mtu: self.mtu,
             mac: conf.mac.or(target.mac),
-            endpoints: gateways.collect(),
+            endpoints: leased.endpoints,
             bridging: conf.bridging.as_ref(),
-            routes: conf.routes.as_deref(),
+            routes: leased.routes.as_deref(),
         };
         Ok(Wiring::of(wish)?)
+    }
+
+    fn endpoints(&self, addresses: &[IpAddr]) -> Vec<Endpoint> {
+        let endpoint = |address: &IpAddr| {
+            let range = self.ask.range_of(*address)?;
+            let (gateway, prefix) = (range.gateway(), range.subnet().prefix());
+            Some(Endpoint { address: *address, gateway, prefix })
+        };
+        addresses.iter().filter_map(endpoint).collect()
     }
 }

@@ -3,13 +3,14 @@
 //! In: the variables of the specification. Out: a request in which everything that a verb needs is there and well-formed, or an
 //! error that names every variable that is missing. Names that become file and link names are checked here, once.
 
-use std::{ffi::OsString, path::PathBuf, time::SystemTime};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::SystemTime};
 
 use dataplane::rtnl::Mac;
 
 use crate::{
     conf::mode::mac_in,
     failure::{Code, Coded},
+    ipam,
 };
 
 /// The variables that the plugin reads, and the time.
@@ -27,13 +28,14 @@ pub struct Environment {
     pub args: Option<String>,
     /// `CNI_NETNS_OVERRIDE`
     pub netns_override: Option<String>,
+    /// `CNI_PATH`: where other plugins are.
+    pub path: Option<String>,
     /// When the call was made.
     pub now: SystemTime,
 }
 
 impl Environment {
-    /// Picks the plugin's variables from all there are. An empty one is as good as none. `CNI_PATH` is not among them:
-    /// the plugin delegates to no other.
+    /// Picks the plugin's variables from all there are. An empty one is as good as none.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>, now: SystemTime) -> Self {
         let none = None::<String>;
         let mut all = Self {
@@ -42,7 +44,8 @@ impl Environment {
             netns: none.clone(),
             ifname: none.clone(),
             args: none.clone(),
-            netns_override: none,
+            netns_override: none.clone(),
+            path: none,
             now,
         };
         for (name, value) in vars {
@@ -53,12 +56,26 @@ impl Environment {
                 Some("CNI_IFNAME") => &mut all.ifname,
                 Some("CNI_ARGS") => &mut all.args,
                 Some("CNI_NETNS_OVERRIDE") => &mut all.netns_override,
+                Some("CNI_PATH") => &mut all.path,
                 _ => continue,
             };
             let value = value.to_string_lossy().into_owned();
             *place = (!value.is_empty()).then_some(value);
         }
         all
+    }
+
+    /// The variables, as another plugin is to get them.
+    pub fn vars(&self) -> [(&'static str, Option<&str>); 7] {
+        [
+            ("CNI_COMMAND", self.command.as_deref()),
+            ("CNI_CONTAINERID", self.container_id.as_deref()),
+            ("CNI_NETNS", self.netns.as_deref()),
+            ("CNI_IFNAME", self.ifname.as_deref()),
+            ("CNI_ARGS", self.args.as_deref()),
+            ("CNI_NETNS_OVERRIDE", self.netns_override.as_deref()),
+            ("CNI_PATH", self.path.as_deref()),
+        ]
     }
 
     /// Says whether a configuration is to be read from standard input: not where a person just tries the program.
@@ -120,6 +137,8 @@ pub struct Target {
     pub may_be_own: bool,
     /// The pod, where the runtime says it.
     pub pod: Option<Pod>,
+    /// The address that the pod must get, where the runtime says one.
+    pub requested: Option<IpAddr>,
     /// The hardware address that the link must have, where the runtime says one.
     pub mac: Option<Mac>,
     /// When the call was made.
@@ -210,25 +229,17 @@ pub enum Error {
     /// `CNI_ARGS` is not what it should be.
     #[error("CNI_ARGS: {0:?} is not KEY=VALUE")]
     Args(String),
+    /// `CNI_ARGS` asks for an address that is none.
+    #[error("CNI_ARGS: IP={0:?} is no address")]
+    Address(String),
     /// `CNI_ARGS` asks for a hardware address that no link can have.
     #[error("CNI_ARGS: MAC={0:?}: six pairs of hexadecimal digits with colons between them, and no group's")]
     Mac(String),
-    /// `CNI_ARGS` asks for what the plugin does not do.
-    #[error("CNI_ARGS {key}={value}: the plugin chooses addresses itself")]
-    Unsupported {
-        /// What is asked for.
-        key: &'static str,
-        /// With which value.
-        value: String,
-    },
 }
 
 impl Coded for Error {
     fn code(&self) -> Code {
-        match self {
-            Self::Unsupported { .. } => Code::UnsupportedField,
-            _ => Code::InvalidEnvironment,
-        }
+        Code::InvalidEnvironment
     }
 }
 
@@ -247,7 +258,6 @@ impl Request {
             "VERSION" => return Ok(Self::Version),
             "ADD" => {
                 let target = target(environment, command)?;
-                refuse_wishes(environment.args.as_deref())?;
                 Verb::Add(target)
             }
             "CHECK" => Verb::Check(target(environment, command)?),
@@ -280,6 +290,7 @@ fn target(environment: &Environment, command: &str) -> Result<Target, Error> {
         netns: PathBuf::from(netns),
         may_be_own: override_.is_some_and(|v| ["1", "t", "T", "TRUE", "true", "True"].contains(&v)),
         pod: pod_of(environment.args.as_deref())?,
+        requested: requested_in(environment.args.as_deref())?,
         mac: mac_of(environment.args.as_deref())?,
         now: environment.now,
     })
@@ -315,6 +326,17 @@ fn pod_of(args: Option<&str>) -> Result<Option<Pod>, Error> {
     Ok(namespace.zip(name).map(|(namespace, name)| Pod { namespace, name }))
 }
 
+fn requested_in(args: Option<&str>) -> Result<Option<IpAddr>, Error> {
+    for pair in pairs(args.unwrap_or_default()) {
+        if let ("IP", value) = pair?
+            && !value.is_empty()
+        {
+            return ipam::address_in(value).map(Some).ok_or_else(|| Error::Address(value.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 fn mac_of(args: Option<&str>) -> Result<Option<Mac>, Error> {
     for pair in pairs(args.unwrap_or_default()) {
         if let ("MAC", value) = pair?
@@ -324,20 +346,6 @@ fn mac_of(args: Option<&str>) -> Result<Option<Mac>, Error> {
         }
     }
     Ok(None)
-}
-
-/// Refuses what would be wrong to ignore in silence: a wish for a certain address.
-fn refuse_wishes(args: Option<&str>) -> Result<(), Error> {
-    for pair in pairs(args.unwrap_or_default()) {
-        let (key, value) = match pair? {
-            ("IP", value) => ("IP", value),
-            _ => continue,
-        };
-        if !value.is_empty() {
-            return Err(Error::Unsupported { key, value: value.to_owned() });
-        }
-    }
-    Ok(())
 }
 
 /// SPEC "Parameters": alphanumeric first. The length is ours: an id is part of a file's name.

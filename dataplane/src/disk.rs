@@ -7,7 +7,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -157,6 +157,38 @@ impl Directory {
         let path = self.path_of(name)?;
         draft.file.persist(&path).map_err(|e| Error::System { step: "replace", path, source: e.error })?;
         self.sync()
+    }
+
+    /// Adds to the end of a file, which is made if there is none, and returns how long the file is then. Of what several add at
+    /// once, nothing is lost and nothing mixed; a full disk may keep the end of it off.
+    pub fn append(&self, name: &str, content: &[u8]) -> Result<u64, Error> {
+        let path = self.path_of(name)?;
+        let append = || -> io::Result<u64> {
+            let mut file = File::options().create(true).append(true).open(&path)?;
+            file.write_all(content)?;
+            if self.durability == Durability::Durable {
+                file.sync_all()?;
+            }
+            Ok(file.metadata()?.len())
+        };
+        append().map_err(|source| Error::System { step: "append to", path, source })
+    }
+
+    /// Reads the end of a file, as many bytes as `most`; nothing if there is none.
+    pub fn tail(&self, name: &str, most: u64) -> Result<Vec<u8>, Error> {
+        let path = self.path_of(name)?;
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                opened => opened?,
+            };
+            let length = file.metadata()?.len();
+            file.seek(io::SeekFrom::Start(length.saturating_sub(most)))?;
+            let mut content = Vec::new();
+            file.take(most).read_to_end(&mut content)?;
+            Ok(content)
+        };
+        read().map_err(|source| Error::System { step: "read", path, source })
     }
 
     /// Removes a file and says whether there was one.

@@ -160,6 +160,46 @@ fairway_lab::sandbox_tests! {
         assert_eq!(traces(&runtime), Traces::default());
     }
 
+    fn a_configuration_of_debian_s_bridge_and_host_local_needs_no_change() {
+        if !is_installed("bridge") || !is_installed("host-local") {
+            return;
+        }
+        let mut runtime = Runtime::new(json!({
+            "cniVersion": "1.0.0",
+            "name": "pods",
+            "type": "bridge",
+            "bridge": "cni0",
+            "isDefaultGateway": true,
+            "hairpinMode": true,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": "/run/fairway/host-local",
+                "ranges": [[{ "subnet": "10.244.1.0/24" }], [{ "subnet": "fd00:10:244:1::/64" }]],
+                "routes": [{ "dst": "10.9.0.0/16", "gw": "10.244.1.77" }],
+            },
+        }));
+        "/usr/lib/cni".clone_into(&mut runtime.path);
+        runtime.sandbox("theirs");
+        let theirs = Chain::of([runtime.conf.clone()]).add(&runtime, "theirs");
+
+        let ours = runtime.add("ours");
+
+        let shape = |result: &Value| {
+            let ips = result["ips"].as_array().unwrap().iter();
+            let ips: Vec<Value> = ips.map(|ip| json!([ip["gateway"], ip["interface"]])).collect();
+            (ips, result["interfaces"].as_array().unwrap().len())
+        };
+        assert_eq!(shape(&ours), shape(&theirs));
+        let routes = |result: &Value| result["routes"].as_array().unwrap().clone();
+        for route in routes(&theirs) {
+            assert!(routes(&ours).contains(&route), "{route} in {ours}");
+        }
+        let (ours, theirs) = (addresses(&ours), addresses(&theirs));
+        assert_eq!(say(&runtime, Some("theirs"), "ours", &ours[0]).1.to_string(), theirs[0], "on one bridge");
+        assert_eq!(say(&runtime, Some("ours"), "theirs", &theirs[1]).1.to_string(), ours[1]);
+        success(&runtime.call("DEL", "ours"));
+    }
+
     fn debian_s_bandwidth_limits_our_host_end_and_both_find_what_they_made() {
         if !is_installed("bandwidth") {
             return;
@@ -243,7 +283,8 @@ fairway_lab::sandbox_tests! {
             if !is_installed(before) || !is_installed("host-local") {
                 continue;
             }
-            let runtime = Runtime::new(versioned("1.0.0"));
+            let mut runtime = Runtime::new(versioned("1.0.0"));
+            "/usr/lib/cni".clone_into(&mut runtime.path);
             runtime.on_host(|kernel| async move { kernel.add_bridge(&Bridge::named("uplink")).await.unwrap() });
             let first = json!({
                 "type": before,

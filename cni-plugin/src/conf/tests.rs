@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
 use super::*;
@@ -18,11 +16,11 @@ fn sets(ipam: &Value) -> Vec<RangeSet> {
 /// The code and the message with its causes, as the runtime gets them.
 fn refusal(more: &Value) -> String {
     let failure = crate::failure::Failure::from(conf(more).unwrap_err());
-    format!("{} {}", failure.code as u32, failure.on_one_line())
+    format!("{} {}", failure.code.number(), failure.on_one_line())
 }
 
 fn first_of(set: &RangeSet) -> String {
-    set.choose(None, &BTreeSet::new()).unwrap().to_string()
+    set.in_turn(&ipam::Past::default()).next().unwrap().to_string()
 }
 
 #[test]
@@ -65,12 +63,53 @@ fn a_subnet_beside_ranges_is_the_first_set() {
 }
 
 #[test]
+fn the_runtime_s_ranges_come_first() {
+    let conf = conf(&json!({
+        "ipam": { "subnet": "10.1.0.0/24", "ranges": [[{ "subnet": "fd00:1::/64" }]] },
+        "runtimeConfig": { "ipRanges": [[{ "subnet": "10.9.0.0/24", "rangeStart": "10.9.0.7" }]] },
+    }));
+    let sets = conf.unwrap().ranges.unwrap();
+    assert_eq!(
+        sets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.9.0.0/24", "10.1.0.0/24", "fd00:1::/64"]
+    );
+    assert_eq!(first_of(&sets[0]), "10.9.0.7");
+}
+
+#[test]
+fn addresses_are_asked_for_in_two_ways_and_kept_back_in_one() {
+    let conf = conf(&json!({
+        "ipam": { "exclude": ["10.1.0.0/30", "fd00::7"] },
+        "args": { "cni": { "ips": ["10.1.0.9/24"] } },
+        "runtimeConfig": { "ips": ["fd00::9"] },
+    }))
+    .unwrap();
+    assert_eq!(conf.requested.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.9", "fd00::9"]);
+    assert_eq!(
+        conf.reserved.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.0/30", "fd00::7/128"]
+    );
+}
+
+#[test]
+fn what_ipam_holds_is_another_plugin_s_to_read() {
+    let conf =
+        conf(&json!({ "ipam": { "type": "static", "routes": 7, "ranges": {}, "exclude": 1 } })).unwrap();
+    assert_eq!((conf.network.delegate(), conf.ranges, conf.routes), (Some("static"), None, None));
+    for own in [json!({}), json!({ "type": "" }), json!({ "type": "fairway" }), json!(null), json!([])] {
+        let network =
+            Network::parse(json!({ "cniVersion": "1.0.0", "name": "n", "ipam": own }).to_string().as_bytes());
+        assert_eq!(network.unwrap().delegate(), None);
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_named() {
     for (more, told) in [
         (json!({ "name": null }), "7 name is missing in the network configuration"),
         (
             json!({ "name": "../x" }),
-            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first",
+            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet",
         ),
         (json!({ "runDir": "run" }), "7 runDir \"run\": must be an absolute path"),
         (
@@ -122,6 +161,8 @@ fn what_makes_no_sense_is_named() {
             json!({ "ipam": { "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "10.1.2.0/24" }]] } }),
             "7 ipam: ranges 10.1.0.0/16 and 10.1.2.0/24 overlap",
         ),
+        (json!({ "runtimeConfig": { "ips": ["x"] } }), "7 runtimeConfig.ips: \"x\" is no address"),
+        (json!({ "ipam": { "exclude": ["10.0.0.0-9"] } }), "7 ipam.exclude: \"10.0.0.0-9\" is no address"),
         (
             json!({ "ipam": { "routes": [{ "dst": "10.0.0.1/8" }] } }),
             "7 ipam.routes: 10.0.0.1/8 has bits set beyond its prefix",
@@ -147,16 +188,12 @@ fn what_is_no_json_cannot_be_decoded() {
 fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
     for (more, told) in [
         (
-            json!({ "ipam": { "type": "dhcp" } }),
-            "2 ipam.type=dhcp: addresses are leased by fairway itself: leave it out",
-        ),
-        (
             json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80 }] } }),
             "2 runtimeConfig.portMappings=[{\"hostPort\":80}]: host ports are not supported yet",
         ),
         (
-            json!({ "args": { "cni": { "ips": ["10.0.0.9"] } } }),
-            "2 args.cni.ips=[\"10.0.0.9\"]: the plugin chooses addresses itself",
+            json!({ "args": { "cni": { "mac": "01:00:5e:00:00:01" } } }),
+            "7 mac \"01:00:5e:00:00:01\": six pairs of hexadecimal digits with colons between them, and no group's",
         ),
         (
             json!({ "ipam": { "routes": [{ "dst": "10.0.0.0/8", "table": 7 }] } }),
@@ -168,6 +205,23 @@ fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
     let empty =
         json!({ "runtimeConfig": { "portMappings": [], "bandwidth": { "ingressRate": 0 }, "mac": "" } });
     assert!(conf(&empty).is_ok());
+}
+
+#[test]
+fn of_a_key_that_comes_twice_the_last_counts_as_in_go() {
+    let name = |text: &str| Network::parse(text.as_bytes()).map(|network| network.name);
+    assert_eq!(name(r#"{"cniVersion":"1.0.0","name":"../x","name":"ok"}"#).unwrap(), "ok");
+    assert!(matches!(name(r#"{"cniVersion":"1.0.0","name":"ok","name":"../x"}"#), Err(Error::Name(_))));
+    assert!(matches!(name(r#"{"cniVersion":"1.0.0","name":"node.json"}"#), Err(Error::Name(_))));
+}
+
+#[test]
+fn what_is_too_long_or_too_deep_is_not_read() {
+    let long = format!("{{\"cniVersion\":\"1.0.0\",\"name\":\"{}\"}}", "x".repeat(MOST_BYTES));
+    let deep = "[".repeat(100_000);
+    for text in [long, deep] {
+        assert_eq!(Network::parse(text.as_bytes()).unwrap_err().code(), Code::Decode);
+    }
 }
 
 #[test]

@@ -1,72 +1,39 @@
 //! Leases on disk, in the run directory: who has which address.
 //!
-//! In: an attachment and range sets. Out: a record with its addresses, kept until it is released. No lock is needed: whoever
+//! In: an attachment and what it asks for. Out: a record with its addresses, kept until it is released. No lock is needed: whoever
 //! creates a file first has it, and each file appears with its whole content.
 //!
 //! ```text
 //! /run/fairway/<network>/owners/<container id>@<link>   the record, as JSON: this file is the truth
 //!                       /leases/<address>               the same file by another name: a hard link
 //!                       /last/<set>                     the address of that range set that was leased last
+//!                       /freed/<set>                    those of it that were freed of late, one a line
+//!                       /boot                           the boot in which the first lease was asked for
 //! ```
+//!
+//! `last` and `freed` only say whose turn it is. Where they are missing or wrong, no address is given twice all the same.
 //!
 //! The order of steps makes every crash harmless. The owner comes first and goes last, and it names the addresses, so whatever
 //! is left is found by it: by the same ADD again, by DEL, or by GC.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+mod predecessor;
+mod record;
+mod turns;
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path, time::UNIX_EPOCH};
 
 use dataplane::disk::{self, Directory};
-use serde::{Deserialize, Serialize};
 
-use super::RangeSet;
+pub use self::record::{Delegated, Record};
+use self::{
+    predecessor::Predecessor,
+    turns::{Turn, Turns},
+};
+use super::{Ask, RangeSet};
 use crate::{
     failure::{Code, Coded},
     request::Attachment,
 };
-
-/// What is kept of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    /// The container's id.
-    #[serde(rename = "containerID")]
-    pub container_id: String,
-    /// The link's name in the container.
-    pub ifname: String,
-    /// Where the container's network namespace was.
-    pub netns: String,
-    /// Its inode, which tells it from a later one at the same place.
-    pub netns_inode: u64,
-    /// The boot in which all of this was so.
-    #[serde(rename = "bootID")]
-    pub boot_id: String,
-    /// The pod, where the runtime said it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-    /// One address of each range set.
-    pub addresses: Vec<IpAddr>,
-    /// When the addresses were leased, in seconds since 1970.
-    pub time: u64,
-}
-
-impl Record {
-    /// A record for an attachment that has no addresses yet.
-    pub fn of(attachment: &Attachment, now: SystemTime) -> Self {
-        Self {
-            container_id: attachment.container_id().to_owned(),
-            ifname: attachment.ifname().to_owned(),
-            netns: String::new(),
-            netns_inode: 0,
-            boot_id: String::new(),
-            pod: None,
-            addresses: Vec::new(),
-            time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        }
-    }
-}
 
 /// Why a lease could not be had or given back.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +45,14 @@ pub enum Error {
         set: RangeSet,
         /// How many of their addresses are leased.
         leased: usize,
+    },
+    /// The one that is asked for is another's.
+    #[error("address {address} is asked for, and leased to {holder}")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: String,
     },
     /// Someone else made the record in the same moment.
     #[error("another ADD for container {container_id} and link {ifname} is running")]
@@ -98,7 +73,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Exhausted { .. } => Code::Exhausted,
+            Self::Exhausted { .. } | Self::Taken { .. } => Code::Exhausted,
             Self::Busy { .. } => Code::TryAgainLater,
             Self::Disk(_) | Self::Encode(_) => Code::InputOutput,
         }
@@ -111,7 +86,8 @@ pub struct Store {
     network: Directory,
     owners: Directory,
     leases: Directory,
-    last: Directory,
+    turns: Turns,
+    predecessor: Option<Predecessor>,
 }
 
 impl Store {
@@ -121,17 +97,31 @@ impl Store {
         Ok(Self {
             owners: network.directory("owners")?,
             leases: network.directory("leases")?,
-            last: network.directory("last")?,
+            turns: Turns::of(&network)?,
             network,
+            predecessor: None,
         })
+    }
+
+    /// Makes the directories, and says whether there is room for a lease in them.
+    pub fn probe(&self) -> Result<(), Error> {
+        const RECORD: usize = 1 << 10;
+        self.make()?;
+        self.network.draft(&[b' '; RECORD])?;
+        Ok(())
+    }
+
+    /// Heeds, from the first lease of a boot on, what host-local has leased in that directory of its.
+    pub fn after_host_local(self, data_dir: &Path, network: &str) -> Result<Self, Error> {
+        Ok(Self { predecessor: Some(Predecessor::of(data_dir, network)?), ..self })
     }
 
     /// Makes the directories. After this, leases can be had.
     pub fn make(&self) -> Result<(), Error> {
-        for directory in [&self.network, &self.owners, &self.leases, &self.last] {
+        for directory in [&self.network, &self.owners, &self.leases] {
             directory.make()?;
         }
-        Ok(())
+        Ok(self.turns.make()?)
     }
 
     /// Finds the record of an attachment.
@@ -144,42 +134,52 @@ impl Store {
         Ok(self.owners.names()?.iter().filter_map(|key| attachment_of(key)).collect())
     }
 
-    /// Leases one address of each set to the attachment of `record`. One that has its addresses already keeps them, as
-    /// long as they are of these sets.
-    pub fn lease(
-        &self,
-        attachment: &Attachment,
-        record: &Record,
-        sets: &[RangeSet],
-    ) -> Result<Record, Error> {
+    /// Leases what is asked for to the attachment of `record`. One that has such addresses already keeps them.
+    pub fn lease(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         self.make()?;
-        if let Some(there) = self.find(attachment)?
-            && self.is_whole(attachment, &there, sets)?
-        {
-            return Ok(there);
-        }
-        self.release(attachment)?; // what a crash or an older configuration left
-        match self.lease_anew(attachment, record, sets) {
-            Err(Error::Exhausted { .. }) if self.release_other_boots(&record.boot_id)? => {
-                self.lease_anew(attachment, record, sets)
+        self.begin(record)?;
+        let there = self.find(attachment)?;
+        let kept = match &there {
+            Some(there) if self.is_whole(attachment, there, ask)? => Some(&there.addresses),
+            _ => None,
+        };
+        match (kept, &there) {
+            (Some(_), Some(there)) if there.is_like(record) => return Ok(there.clone()),
+            (Some(addresses), _) => {
+                // The same container in a namespace that was made anew.
+                self.release(attachment)?;
+                let record = Record { addresses: addresses.clone(), ..record.clone() };
+                if self.claim(attachment, &record)?.is_none() {
+                    return Ok(record);
+                }
             }
-            leased => leased,
+            _ => {} // what a crash or an older configuration left
         }
+        self.release(attachment)?;
+        self.lease_anew(attachment, record, ask)
     }
 
-    fn lease_anew(
-        &self,
-        attachment: &Attachment,
-        record: &Record,
-        sets: &[RangeSet],
-    ) -> Result<Record, Error> {
+    /// Keeps the record of an attachment whose addresses another plugin leases; they are not taken here.
+    pub fn hold(&self, attachment: &Attachment, record: &Record) -> Result<(), Error> {
+        self.make()?;
+        self.begin(record)?;
+        let content = serde_json::to_string_pretty(record).map_err(Error::Encode)?;
+        let key = key_of(attachment);
+        if self.read(&key)?.is_none_or(|there| there.delegated.is_none()) {
+            self.release(attachment)?; // what another configuration left
+        }
+        Ok(self.owners.replace(&key, format!("{content}\n").as_bytes())?)
+    }
+
+    fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
         let mut refused = BTreeSet::new();
         loop {
-            let addresses = self.choose(sets, &refused)?;
+            let chosen = self.choose(ask, &refused)?;
+            let addresses = chosen.iter().map(|chosen| chosen.address).collect();
             let record = Record { addresses, ..record.clone() };
             match self.claim(attachment, &record)? {
                 None => {
-                    self.remember_last(&record.addresses)?;
+                    self.remember(&chosen, ask);
                     return Ok(record);
                 }
                 Some(taken) => refused.insert(taken), // by one that came first; its file may be gone again by now
@@ -187,16 +187,42 @@ impl Store {
         }
     }
 
-    /// Gives back what was leased in another boot, and says whether there was any. Its pods ended with that boot, but where the
-    /// run directory is not in memory, their leases did not.
-    fn release_other_boots(&self, boot_id: &str) -> Result<bool, Error> {
-        let mut any = false;
+    /// With the first lease of a boot, gives back what was leased in another. Its pods ended with that boot, but where the run
+    /// directory is not in memory, their leases did not.
+    fn begin(&self, Record { boot_id, time: now, .. }: &Record) -> Result<(), Error> {
+        const BOOT: &str = "boot";
+        if self.network.read(BOOT)?.is_some_and(|known| known == boot_id.as_bytes()) {
+            return Ok(());
+        }
         for attachment in self.attachments()? {
-            if self.find(&attachment)?.is_some_and(|record| record.boot_id != boot_id) {
-                any |= self.release(&attachment)?;
+            if self.find(&attachment)?.is_none_or(|record| record.boot_id != *boot_id) {
+                self.release(&attachment)?;
             }
         }
-        Ok(any)
+        self.inherit(boot_id, *now)?;
+        Ok(self.network.replace(BOOT, boot_id.as_bytes())?)
+    }
+
+    /// Takes over what host-local has leased to containers that may still run. They come and go here from then on.
+    fn inherit(&self, boot_id: &str, now: u64) -> Result<(), Error> {
+        let Some(predecessor) = &self.predecessor else { return Ok(()) };
+        for held in predecessor.held(predecessor::booted(now))? {
+            let (netns, netns_inode) = held.netns.unwrap_or_default();
+            let record = Record {
+                netns,
+                netns_inode,
+                boot_id: boot_id.to_owned(),
+                addresses: held.addresses,
+                time: held.since,
+                is_inherited: true,
+                ..Record::of(&held.attachment, UNIX_EPOCH)
+            };
+            match self.claim(&held.attachment, &record) {
+                Ok(_) | Err(Error::Busy { .. }) => {} // another ADD does the same
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Gives back what an attachment has, and says whether it had anything.
@@ -204,45 +230,51 @@ impl Store {
         let key = key_of(attachment);
         let Some(owner) = self.owners.inode(&key)? else { return Ok(false) };
         let addresses = match self.read(&key)? {
-            Some(record) => record.addresses.iter().map(ToString::to_string).collect(),
-            None => self.leases.names()?,
+            Some(record) => record.addresses,
+            None => self.leased()?,
         };
-        for address in addresses {
-            if self.leases.inode(&address)? == Some(owner) {
-                self.leases.remove(&address)?;
+        for (set, address) in addresses.iter().enumerate() {
+            let name = address.to_string();
+            if self.leases.inode(&name)? == Some(owner) {
+                self.turns.freed(set, *address);
+                self.leases.remove(&name)?;
             }
         }
-        Ok(self.owners.remove(&key)?)
+        // Someone else may have given all of it back meanwhile, and the container may have leased anew.
+        Ok(self.owners.inode(&key)? == Some(owner) && self.owners.remove(&key)?)
     }
 
     /// Removes leases without an owner, and drafts. Goes on over what cannot be removed, and says what went wrong. Call it only
     /// when no other call on this network runs.
     pub fn sweep(&self) -> Vec<Error> {
         let mut failures: Vec<Error> = match self.orphans() {
-            Ok(orphans) => {
-                orphans.iter().filter_map(|name| self.leases.remove(name).err()).map(Error::from).collect()
-            }
+            Ok(orphans) => orphans.iter().filter_map(|orphan| self.remove_orphan(orphan).err()).collect(),
             Err(error) => vec![error],
         };
-        for directory in [&self.network, &self.last] {
-            failures.extend(directory.sweep().err().map(Error::from));
-        }
+        failures.extend(self.network.sweep().err().map(Error::from));
+        failures.extend(self.turns.sweep().err().map(Error::from));
         failures
     }
 
-    /// Lists leases that are no owner's.
-    fn orphans(&self) -> Result<Vec<String>, Error> {
+    /// Lists leases that are no owner's, by name and inode. An ADD that runs at the same time makes none: its owner is there
+    /// before its leases, so leases are listed first.
+    pub fn orphans(&self) -> Result<Vec<(String, u64)>, Error> {
+        let mut orphans = Vec::new();
+        for name in self.leases.names()? {
+            let inode = self.leases.inode(&name)?;
+            orphans.extend(inode.map(|inode| (name, inode)));
+        }
         let mut owners = BTreeSet::new();
         for key in self.owners.names()? {
             owners.extend(self.owners.inode(&key)?);
         }
-        let mut orphans = Vec::new();
-        for name in self.leases.names()? {
-            if self.leases.inode(&name)?.is_some_and(|inode| !owners.contains(&inode)) {
-                orphans.push(name);
-            }
-        }
+        orphans.retain(|(_, inode)| !owners.contains(inode));
         Ok(orphans)
+    }
+
+    /// Removes a lease that is no owner's, unless someone has leased the address meanwhile.
+    pub fn remove_orphan(&self, (name, inode): &(String, u64)) -> Result<bool, Error> {
+        Ok(self.leases.inode(name)? == Some(*inode) && self.leases.remove(name)?)
     }
 
     /// A record that cannot be read is as good as none: its leases are still found by it, and given back with it.
@@ -251,35 +283,57 @@ impl Store {
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
 
-    fn is_whole(&self, attachment: &Attachment, record: &Record, sets: &[RangeSet]) -> Result<bool, Error> {
+    fn is_whole(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<bool, Error> {
         let owner = self.owners.inode(&key_of(attachment))?;
-        if record.addresses.len() != sets.len() {
-            return Ok(false);
-        }
-        for (address, set) in record.addresses.iter().zip(sets) {
-            let is_leased = self.leases.inode(&address.to_string())? == owner;
-            if !is_leased || set.range_of(*address).is_none() {
+        for address in &record.addresses {
+            if self.leases.inode(&address.to_string())? != owner {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(ask.is_met_by(&record.addresses))
     }
 
-    fn choose(&self, sets: &[RangeSet], refused: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-        let mut taken: BTreeSet<IpAddr> =
-            self.leases.names()?.iter().filter_map(|name| name.parse().ok()).collect();
-        taken.extend(refused);
+    /// Looks at addresses one by one until one is free: in a circle that is nearly always the first, however many are leased.
+    fn choose(&self, ask: &Ask, refused: &BTreeSet<IpAddr>) -> Result<Vec<Chosen>, Error> {
         let mut chosen = Vec::new();
-        for (number, set) in sets.iter().enumerate() {
-            let last = self.last.read(&number.to_string())?;
-            let last = last.and_then(|text| str::from_utf8(&text).ok()?.trim().parse().ok());
-            let Some(address) = set.choose(last, &taken) else {
-                let leased = taken.iter().filter(|ip| set.range_of(**ip).is_some()).count();
+        for (number, (set, wish)) in ask.wishes().iter().enumerate() {
+            if let Some(address) = wish {
+                if let Some(holder) = self.holder(*address)? {
+                    return Err(Error::Taken { address: *address, holder });
+                }
+                chosen.push(Chosen { address: *address, turn: None });
+                continue;
+            }
+            let past = self.turns.past(number, set)?;
+            let mut free = None;
+            for address in set.in_turn(&past).filter(|address| !refused.contains(address)) {
+                if self.leases.inode(&address.to_string())?.is_none() {
+                    free = Some(address);
+                    break;
+                }
+            }
+            let Some(address) = free else {
+                let leased = self.leased()?.iter().filter(|ip| set.range_of(**ip).is_some()).count();
                 return Err(Error::Exhausted { set: set.clone(), leased });
             };
-            chosen.push(address);
+            let turn = if past.waiting.contains(&address) { Turn::Waited } else { Turn::Came };
+            chosen.push(Chosen { address, turn: Some(turn) });
         }
         Ok(chosen)
+    }
+
+    /// Lists the addresses that are leased.
+    fn leased(&self) -> Result<Vec<IpAddr>, Error> {
+        Ok(self.leases.names()?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Says who has an address, if anybody has.
+    fn holder(&self, address: IpAddr) -> Result<Option<String>, Error> {
+        let record = self.leases.read(&address.to_string())?;
+        Ok(record.map(|record| match serde_json::from_slice::<Record>(&record) {
+            Ok(record) => record.to_string(),
+            Err(_) => "someone whose record cannot be read (run GC)".to_owned(),
+        }))
     }
 
     /// Makes the owner and its leases, or none of them and says which address another has.
@@ -306,13 +360,21 @@ impl Store {
         Ok(None)
     }
 
-    /// Two at once may leave the earlier of their addresses here. Then the later one is merely found to be taken.
-    fn remember_last(&self, addresses: &[IpAddr]) -> Result<(), Error> {
-        for (number, address) in addresses.iter().enumerate() {
-            self.last.replace(&number.to_string(), address.to_string().as_bytes())?;
+    fn remember(&self, chosen: &[Chosen], ask: &Ask) {
+        for (number, (chosen, (set, _))) in chosen.iter().zip(ask.wishes()).enumerate() {
+            if let Some(turn) = chosen.turn {
+                self.turns.leased(number, set, chosen.address, turn);
+            }
         }
-        Ok(())
     }
+}
+
+/// An address that is free.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    address: IpAddr,
+    /// How its turn came; one that was asked for had none.
+    turn: Option<Turn>,
 }
 
 /// `@` is in no container id, so two attachments never share a name.

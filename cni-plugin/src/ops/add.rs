@@ -1,25 +1,41 @@
 //! ADD: a lease, a link, a result; or none of them.
 
-use dataplane::sysctl;
+use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, kernel, store};
+use super::{Error, Plan, Sandbox, kernel, reclaim, store};
 use crate::{
     conf::{Conf, Network},
+    delegate::Delegate,
     failure::Failure,
-    ipam::store::Record,
+    ipam::{
+        Ask,
+        store::{self, Delegated, Record, Store},
+    },
     request::Target,
+    result::AddResult,
     wiring::kernel as wire,
 };
 
 /// Wires a pod. A pod that is wired already gets the same answer again.
-pub(super) async fn run(network: Network, target: &Target) -> Result<String, Failure> {
+pub(super) async fn run(
+    network: Network,
+    target: &Target,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
-    let plan = Plan::of(&conf)?;
+    let plan = Plan::of(&conf, target.requested)?;
     let sandbox = Sandbox::open(target)?;
     let host = kernel()?;
-    let store = store(&conf.network)?;
+    let store = match delegate {
+        Some(_) => store(&conf.network)?,
+        None => store(&conf.network)?.after_host_local(&conf.host_local, &conf.network.name)?,
+    };
 
-    let record = store.lease(&target.attachment, &record_of(target, &sandbox)?, &plan.sets)?;
+    let record = record_of(target, &sandbox)?;
+    let record = match delegate {
+        Some(delegate) => lease_elsewhere(&store, target, record, delegate)?,
+        None => lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?,
+    };
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         let bridge = wire::build(&wiring, &host, &sandbox.netns).await?;
@@ -27,15 +43,70 @@ pub(super) async fn run(network: Network, target: &Target) -> Result<String, Fai
     };
     match wired.await {
         Ok(mut result) => {
-            result.dns = conf.dns;
+            result.dns = conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns));
             let result = result.after(conf.prev_result.unwrap_or_default());
             Ok(result.to_json(conf.network.version))
         }
         Err(failure) => {
             // The first error is the one to tell; what cannot be undone now, DEL or GC finds by the lease.
-            let _ = super::del::undo(&conf.network, &host, &store, &target.attachment).await;
+            let _ = super::del::undo(&conf.network.name, &host, &store, (&target.attachment, delegate)).await;
             Err(failure)
         }
+    }
+}
+
+/// Has another plugin lease addresses. The record comes first: whatever happens then, GC finds the attachment by it.
+fn lease_elsewhere(
+    store: &Store,
+    target: &Target,
+    record: Record,
+    delegate: &Delegate<'_>,
+) -> Result<Record, Failure> {
+    let is_new = store.find(&target.attachment)?.is_none();
+    if is_new {
+        let nothing = Delegated { name: delegate.name().to_owned(), result: AddResult::default() };
+        store.hold(&target.attachment, &Record { delegated: Some(nothing), ..record.clone() })?;
+    }
+    let result = match delegate.add() {
+        Ok(result) => result,
+        Err(error) => {
+            // What it may have leased before it failed or printed nonsense. A second ADD takes nothing from the first one.
+            if is_new {
+                let _ = delegate.release(&target.attachment);
+                let _ = store.release(&target.attachment);
+            }
+            return Err(error.into());
+        }
+    };
+    let addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
+    let delegated = Some(Delegated { name: delegate.name().to_owned(), result });
+    let record = Record { addresses, delegated, ..record };
+    match store.hold(&target.attachment, &record) {
+        Ok(()) => Ok(record),
+        Err(error) => {
+            let _ = delegate.release(&target.attachment);
+            let _ = store.release(&target.attachment);
+            Err(error.into())
+        }
+    }
+}
+
+/// Leases addresses; where there are none left, after those that nobody uses have been given back.
+async fn lease(
+    network: &str,
+    host: &Kernel,
+    store: &Store,
+    (target, record): (&Target, &Record),
+    ask: &Ask,
+) -> Result<Record, Failure> {
+    match store.lease(&target.attachment, record, ask) {
+        Err(error @ (store::Error::Exhausted { .. } | store::Error::Taken { .. })) => {
+            if !reclaim::reclaim(network, host, store).await? {
+                return Err(error.into());
+            }
+            Ok(store.lease(&target.attachment, record, ask)?)
+        }
+        leased => Ok(leased?),
     }
 }
 
@@ -43,7 +114,7 @@ fn record_of(target: &Target, sandbox: &Sandbox) -> Result<Record, Error> {
     Ok(Record {
         netns: target.netns.to_string_lossy().into_owned(),
         netns_inode: sandbox.inode,
-        boot_id: sysctl::read("kernel/random/boot_id").map_err(Error::Boot)?,
+        boot_id: reclaim::boot_id()?,
         pod: target.pod.as_ref().map(ToString::to_string),
         ..Record::of(&target.attachment, target.now)
     })

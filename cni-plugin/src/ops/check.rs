@@ -5,6 +5,7 @@ use dataplane::rtnl::Kernel;
 use super::{Error, Plan, Sandbox, kernel, store};
 use crate::{
     conf::{self, Conf, Network},
+    delegate::Delegate,
     failure::{Code, Coded, Failure},
     ipam::store::Record,
     request::Target,
@@ -29,17 +30,24 @@ impl Coded for Altered {
 }
 
 /// Compares what ADD returned, what the lease says and what the kernel has, and names what differs.
-pub(super) async fn run(network: Network, target: &Target) -> Result<(), Failure> {
+pub(super) async fn run(
+    network: Network,
+    target: &Target,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<(), Failure> {
     network.require("CHECK", SpecVersion::V0_4_0)?;
     let conf = Conf::parse(network)?;
     let returned = conf.prev_result.clone().ok_or(conf::Error::Missing("prevResult"))?;
     let sandbox = Sandbox::open(target)?;
-    let plan = Plan::of(&conf)?;
+    let plan = Plan::of(&conf, None)?;
     let record = store(&conf.network)?.find(&target.attachment)?.ok_or(Altered::NoLease)?;
+    if let Some(delegate) = delegate {
+        delegate.pass_on()?;
+    }
     let homeless: Vec<String> = record
         .addresses
         .iter()
-        .filter(|address| plan.sets.iter().all(|set| set.range_of(**address).is_none()))
+        .filter(|address| delegate.is_none() && plan.ask.range_of(**address).is_none())
         .map(|address| format!("address {address} is leased to it, and of no range of the network any more"))
         .collect();
     if !homeless.is_empty() {

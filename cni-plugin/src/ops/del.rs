@@ -8,6 +8,7 @@ use dataplane::rtnl::Kernel;
 use super::{kernel, store};
 use crate::{
     conf::Network,
+    delegate::Delegate,
     failure::Failure,
     ipam::store::Store,
     request::Attachment,
@@ -15,18 +16,25 @@ use crate::{
 };
 
 /// Takes an attachment away. Nothing to take is fine.
-pub(super) async fn run(network: &Network, attachment: &Attachment) -> Result<(), Failure> {
-    undo(network, &kernel()?, &store(network)?, attachment).await
+pub(super) async fn run(
+    network: &Network,
+    attachment: &Attachment,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<(), Failure> {
+    undo(&network.name, &kernel()?, &store(network)?, (attachment, delegate)).await
 }
 
 /// Removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more.
-pub(super) async fn undo(
-    network: &Network,
+pub(crate) async fn undo(
+    network: &str,
     host: &Kernel,
     store: &Store,
-    attachment: &Attachment,
+    (attachment, delegate): (&Attachment, Option<&Delegate<'_>>),
 ) -> Result<(), Failure> {
-    wire::demolish(host, &host_end_of(&network.name, attachment)).await?;
+    wire::demolish(host, &host_end_of(network, attachment)).await?;
+    if let Some(delegate) = delegate {
+        delegate.release(attachment)?;
+    }
     store.release(attachment)?;
     Ok(())
 }

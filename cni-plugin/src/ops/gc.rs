@@ -1,4 +1,4 @@
-//! GC: everything of this network goes that the runtime does not know any more.
+//! GC: everything of this network goes that the runtime does not know any more, or that nobody can use any more.
 //!
 //! It goes on over failures, and tells them at the end. The runtime runs no ADD and no DEL of the network meanwhile: SPEC "GC".
 
@@ -9,6 +9,7 @@ use dataplane::rtnl::Kernel;
 use super::{kernel, run_dir, store};
 use crate::{
     conf::Network,
+    delegate::Delegate,
     failure::{Code, Failure},
     ipam::store::Store,
     request::Attachment,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Removes links, leases and drafts that belong to no attachment.
-pub(super) async fn run(network: &Network) -> Result<(), Failure> {
+pub(super) async fn run(network: &Network, delegate: Option<&Delegate<'_>>) -> Result<(), Failure> {
     network.require("GC", SpecVersion::V1_1_0)?;
     // What could never be an attachment of ours cannot be one now.
     let valid = network.valid_attachments()?;
@@ -26,11 +27,14 @@ pub(super) async fn run(network: &Network) -> Result<(), Failure> {
     let (host, store) = (kernel()?, store(network)?);
     let mut failures = Vec::new();
 
-    for attachment in store.attachments()? {
-        if !valid.contains(&attachment) {
-            failures.extend(super::del::undo(network, &host, &store, &attachment).await.err());
-        }
+    let mut stale: BTreeSet<Attachment> =
+        super::reclaim::stale(&network.name, &host, &store).await?.into_iter().collect();
+    stale.extend(store.attachments()?.into_iter().filter(|attachment| !valid.contains(attachment)));
+    for attachment in stale {
+        failures.extend(super::del::undo(&network.name, &host, &store, (&attachment, delegate)).await.err());
     }
+    // Whatever else it has kept: most of them do nothing here, so they were asked for each attachment above.
+    failures.extend(delegate.and_then(|delegate| delegate.pass_on().err()).map(Failure::from));
     failures.extend(store.sweep().into_iter().map(Failure::from));
     failures.extend(remove_stray_links(network, &host, &valid).await.unwrap_or_else(|failure| vec![failure]));
 

@@ -15,6 +15,7 @@ pub(crate) fn answer(stdin: &[u8]) -> String {
 pub(crate) fn about() -> String {
     format!(
         "fairway {}: CNI plugin that wires pods by routes, or over a bridge\n\
+         for people: fairway ipam list, audit, release (fairway --help)\n\
          CNI protocol versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),
         SpecVersion::ALL.map(SpecVersion::as_str).join(", ")

@@ -79,17 +79,31 @@ fn what_becomes_a_file_or_a_link_is_fit_for_it() {
 }
 
 #[test]
-fn arguments_are_pairs_and_a_wish_for_an_address_is_refused_by_add_alone() {
+fn arguments_are_pairs_and_a_hardware_address_that_is_asked_for_is_one_that_a_link_can_have() {
     assert_eq!(
         refusal(&format!("CNI_COMMAND=ADD {CONTAINER} CNI_ARGS=x")),
         "CNI_ARGS: \"x\" is not KEY=VALUE"
     );
-    let wish = format!("{CONTAINER} CNI_ARGS=IP=10.0.0.9");
-    let refused = parse(&format!("CNI_COMMAND=ADD {wish}")).unwrap_err();
-    assert_eq!(refused.code(), Code::UnsupportedField);
-    assert_eq!(refused.to_string(), "CNI_ARGS IP=10.0.0.9: the plugin chooses addresses itself");
-    assert!(parse(&format!("CNI_COMMAND=DEL {wish}")).is_ok());
-    assert!(parse(&format!("CNI_COMMAND=CHECK {wish}")).is_ok());
+    let wish = |mac: &str| format!("CNI_COMMAND=ADD {CONTAINER} CNI_ARGS=IgnoreUnknown=1;MAC={mac}");
+    let Ok(Request::Verb(Verb::Add(target))) = parse(&wish("02:00:00:00:00:01")) else { panic!("no ADD") };
+    assert_eq!(target.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
+    let Ok(Request::Verb(Verb::Add(target))) = parse(&wish("")) else { panic!("no ADD") };
+    assert_eq!(target.mac, None);
+    assert_eq!(
+        refusal(&wish("01:00:5e:00:00:01")),
+        "CNI_ARGS: MAC=\"01:00:5e:00:00:01\": six pairs of hexadecimal digits with colons between them, and no group's"
+    );
+}
+
+#[test]
+fn an_address_is_asked_for_with_or_without_its_prefix() {
+    for (args, expected) in [("IP=10.0.0.9", "10.0.0.9"), ("A=b;IP=fd00::9/64", "fd00::9")] {
+        let variables = format!("CNI_COMMAND=ADD {CONTAINER} CNI_ARGS={args}");
+        let Ok(Request::Verb(Verb::Add(target))) = parse(&variables) else { panic!("no ADD") };
+        assert_eq!(target.requested, Some(expected.parse().unwrap()), "{args}");
+    }
+    let refused = refusal(&format!("CNI_COMMAND=ADD {CONTAINER} CNI_ARGS=IP=none"));
+    assert_eq!(refused, "CNI_ARGS: IP=\"none\" is no address");
 }
 
 #[test]

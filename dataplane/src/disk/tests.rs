@@ -102,3 +102,17 @@ fn a_lock_is_held_until_it_is_dropped() {
     drop(held);
     assert!(other.try_lock().is_ok());
 }
+
+#[test]
+fn what_is_appended_comes_last_and_only_the_end_is_read() {
+    let (_place, directory) = directory();
+
+    assert_eq!(directory.tail("log", 4).unwrap(), b"");
+    assert_eq!(directory.append("log", b"one\n").unwrap(), 4);
+    assert_eq!(directory.append("log", b"two\n").unwrap(), 8);
+
+    assert_eq!(directory.tail("log", 6).unwrap(), b"e\ntwo\n");
+    assert_eq!(directory.tail("log", 99).unwrap(), b"one\ntwo\n");
+    assert!(directory.append("../log", b"").is_err());
+    assert!(directory.tail("../log", 1).is_err());
+}

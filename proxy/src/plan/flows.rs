@@ -207,12 +207,13 @@ impl Suspects {
         by_address.or_else(|| by_port().filter(|_| self.is_to_node_port(flow, own)))
     }
 
-    /// Says whether a flow to the number of a node port may have been ours to lead. What processes of this machine say to each other on
-    /// loopback is theirs unless it was led elsewhere.
+    /// Says whether a flow to the number of a node port may have been ours to lead. What is said on loopback, or on a link alone, is
+    /// others' unless it was led elsewhere.
     fn is_to_node_port(&self, flow: &Flow, own: &OwnAddresses) -> bool {
         let to = flow.original.destination.ip();
         let networks = self.node_port_networks.get(&Family::of(to));
-        if to.is_loopback() {
+        let is_link_local = matches!(to, IpAddr::V6(to) if to.is_unicast_link_local());
+        if to.is_loopback() || is_link_local {
             return flow.is_led_elsewhere();
         }
         own.0.contains(&to)

@@ -41,6 +41,16 @@ pub(super) fn node_address(family: Family, settings: &Settings, surroundings: &S
         };
         rules.extend(loopback.map(returned));
     }
+    if let (Family::Ip6, Ok(network)) = (family, Ipv6Network::new([0xfe80, 0, 0, 0, 0, 0, 0, 0].into(), 10)) {
+        // Whoever asks there asks from such an address, whose packets are not routed (kernel net/ipv6/ip6_output.c, ip6_forward):
+        // rewritten, they would come to nobody. This node's own programs may listen there.
+        // ip6 daddr fe80::/10 return
+        let network = IpNetwork::V6(network);
+        rules.push(rule([
+            Statement::Match(Match::DestinationInside(network)),
+            Statement::Verdict(Verdict::Return),
+        ]));
+    }
     match networks(family, settings, surroundings) {
         None => rules.push(rule([goto(NODE_PORT)])),
         Some(networks) => rules.extend(

@@ -460,6 +460,27 @@ fn node_ports_serve_on_the_addresses_that_are_asked_for() {
     assert_eq!(ways(other_family(), "203.0.113.1:30632"), served, "none of this family: all");
 }
 
+/// The answer could not be routed, and a program of the node may listen there.
+#[test]
+fn node_ports_are_not_served_at_link_local_addresses() {
+    let mut node = Node::new(&Settings::default());
+    let endpoint = Endpoint::new("[fd00::2]:8080".parse().unwrap(), false);
+    let service = ServicePort::new("fd00:10::1".parse().unwrap(), 80, vec![endpoint]);
+    let service = ServicePort { node_port: Some(30_632), ..service };
+    node.planner.set(&name("web"), Family::Ip6, Some(&service));
+    node.commit();
+    let ways = |source: &str, destination: &str| {
+        let packet = Packet { source: source.parse().unwrap(), ..to_this_host(destination) };
+        trace(node.kernel.table(Family::Ip6).unwrap(), &packet)
+            .iter()
+            .map(Route::to_string)
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(ways("fd00:9::1", "[fd00:9::50]:30632"), ["[fd00::2]:8080 masqueraded"]);
+    assert_eq!(ways("fe80::1", "[fe80::50]:30632"), ["untouched"]);
+}
+
 #[test]
 fn localhost_serves_node_ports_only_if_so_set_and_only_to_itself() {
     let from_localhost = Packet { link: None, ..packet("127.0.0.1", "127.0.0.1:30632") };

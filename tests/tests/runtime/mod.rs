@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 pub(crate) struct Runtime {
     pub(crate) host: Host,
     pub(crate) conf: Value,
+    /// Where other plugins are.
+    pub(crate) path: String,
 }
 
 /// Two families, inline.
@@ -36,7 +38,7 @@ pub(crate) fn dual_stack() -> Value {
 
 impl Runtime {
     pub(crate) fn new(conf: Value) -> Self {
-        Self { host: Host::make("node").unwrap(), conf }
+        Self { host: Host::make("node").unwrap(), conf, path: "/opt/cni/bin".to_owned() }
     }
 
     /// The same configuration with other values for some keys; `null` takes one away.
@@ -64,11 +66,16 @@ impl Runtime {
 
     /// Calls the plugin for a container of the pod `namespace/name`.
     pub(crate) fn call_as(&self, verb: &str, container: &str, pod: &str) -> Outcome {
-        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
         let (namespace, name) = pod.split_once('/').unwrap();
         let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
+        self.call_with_args(verb, container, &args, &self.conf)
+    }
+
+    /// Calls the plugin with arguments of the runtime's, `KEY=VALUE;KEY=VALUE`.
+    pub(crate) fn call_with_args(&self, verb: &str, container: &str, args: &str, conf: &Value) -> Outcome {
+        let mut variables = variables(verb, container, &format!("/run/netns/{container}"));
         variables.push(("CNI_ARGS".into(), args.into())); // the last one counts
-        self.run(variables, &self.conf)
+        self.run(variables, conf)
     }
 
     /// Calls the plugin with this for `CNI_ARGS`.
@@ -86,7 +93,8 @@ impl Runtime {
         self.run(variables(verb, container, netns), conf)
     }
 
-    fn run(&self, variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+    fn run(&self, mut variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+        variables.push(("CNI_PATH".into(), self.path.as_str().into()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_631_723);
         let environment = Environment::from_vars(variables, now);
         let stdin = conf.to_string();
@@ -114,7 +122,7 @@ impl Runtime {
                     .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin") // others run iptables
                     .envs(variables(verb, container, &format!("/run/netns/{container}")))
                     .env("CNI_IFNAME", ifname)
-                    .env("CNI_PATH", "/opt/cni/bin:/usr/lib/cni")
+                    .env("CNI_PATH", &self.path)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
@@ -191,7 +199,6 @@ pub(crate) fn variables(verb: &str, container: &str, netns: &str) -> Vec<(OsStri
         ("CNI_NETNS", netns),
         ("CNI_IFNAME", "eth0"),
         ("CNI_ARGS", args.as_str()),
-        ("CNI_PATH", "/opt/cni/bin"),
     ];
     all.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
 }

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 
 fn refusal(whole: &Value) -> String {
     let failure = Failure::from(parse(whole).unwrap_err());
-    format!("{} {}", failure.code as u32, failure.on_one_line())
+    format!("{} {}", failure.code.number(), failure.on_one_line())
 }
 
 #[test]
