@@ -303,8 +303,17 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Where the other nodes reach it.
     pub internal_ips: Vec<IpAddr>,
+    /// Where it is reached from outside the cluster.
+    pub external_ips: Vec<IpAddr>,
     /// Where it stands, by label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+}
+
+impl Node {
+    /// All its addresses, the primary one of each family first: an internal one, if it has any.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.internal_ips.iter().chain(&self.external_ips).copied().collect()
+    }
 }
 
 /// Networks that cluster IPs are taken from.

@@ -155,7 +155,7 @@ impl State {
         };
         touched.surroundings = touched.nodes && surroundings != self.surroundings();
         // What services ask of this node: hints look at the zone, source ranges at the addresses.
-        let asked = |node: &Node| (node.zone.clone(), node.internal_ips.clone());
+        let asked = |node: &Node| (node.zone.clone(), node.ips());
         if touched.nodes && was.as_ref().map(asked) != self.own().map(asked) {
             self.services.values().for_each(|service| touched.add_service(service, None));
         }
@@ -233,7 +233,7 @@ impl State {
             self.service_cidrs.values().flat_map(|cidr| cidr.cidrs.iter().copied()).collect();
         Surroundings {
             pod_cidrs: own.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
-            node_ips: own.map(|node| node.internal_ips.clone()).unwrap_or_default(),
+            node_ips: own.map(Node::ips).unwrap_or_default(),
             service_cidrs: cidrs.into_iter().collect(),
         }
     }
@@ -266,8 +266,8 @@ impl State {
             resolved.local_endpoints = choice::of_local(&candidates);
         }
         if !resolved.load_balancer_ips.is_empty() {
-            let own = self.own().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-            resolved.source_ranges = source_ranges(&service.source_ranges, &resolved.load_balancer_ips, own);
+            let own = self.own().map(Node::ips).unwrap_or_default();
+            resolved.source_ranges = source_ranges(&service.source_ranges, &resolved.load_balancer_ips, &own);
         }
         Some(resolved)
     }

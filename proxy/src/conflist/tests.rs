@@ -11,6 +11,7 @@ fn node(pod_cidrs: &[&str]) -> Node {
         name: ObjectName { namespace: "".into(), name: "w1".into() },
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         internal_ips: vec!["192.168.14.51".parse().unwrap()],
+        external_ips: Vec::new(),
         zone: None,
     }
 }

@@ -206,13 +206,17 @@ fn host_names_as_endpoints_are_left_aside() {
 fn a_node_gives_its_pod_cidrs_and_internal_addresses() {
     let node = node(
         json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]}),
-        json!([{"type": "Hostname", "address": "w1"}, {"type": "InternalIP", "address": "192.168.14.51"}]),
+        json!([
+            {"type": "Hostname", "address": "w1"}, {"type": "ExternalIP", "address": "203.0.113.5"},
+            {"type": "InternalIP", "address": "192.168.14.51"},
+        ]),
     );
 
     let node = node.unwrap();
     assert_eq!(node.name.to_string(), "w1");
     assert_eq!(node.pod_cidrs, ["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]);
     assert_eq!(node.internal_ips, ["192.168.14.51".parse::<IpAddr>().unwrap()]);
+    assert_eq!(node.ips(), ["192.168.14.51", "203.0.113.5"].map(|ip| ip.parse::<IpAddr>().unwrap()));
 }
 
 #[test]

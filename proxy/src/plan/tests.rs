@@ -7,7 +7,7 @@ use dataplane::nft::{
 };
 use proptest::prelude::*;
 
-use super::{LocalPods, Planner, Settings, Surroundings, vips};
+use super::{LocalPods, Planner, Settings, Shadowed, Surroundings, vips};
 use crate::{
     config::{ExternalIps, NodePortAddresses},
     service_port::{Endpoint, Family, Protocol, ServicePort, ServicePortName, TrafficPolicy},
@@ -609,4 +609,23 @@ fn equal_source_ranges_share_a_chain_which_goes_with_the_last_of_them() {
     assert_eq!(node.ways(&packet("10.8.0.1", "192.0.2.1:80")), "10.244.1.2:8080 masqueraded");
     node.set(&name("b"), None);
     assert_eq!(chains(&node), 1);
+}
+
+#[test]
+fn an_external_ip_that_is_another_service_s_cluster_ip_is_told() {
+    let mut node = Node::new(&Settings::default());
+    let external = ServicePort { external_ips: vec![[10, 96, 0, 2].into()], ..port("10.96.0.1", &[2]) };
+    let said =
+        |shadowed: Vec<Shadowed>| shadowed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let expected = "10.96.0.2 . tcp . 80 is not served for default/a:http: default/b:http has it";
+
+    assert_eq!(said(node.planner.set(&name("a"), Family::Ip, Some(&external))), "");
+    let told = said(node.planner.set(&name("b"), Family::Ip, Some(&port("10.96.0.2", &[3]))));
+    assert_eq!(told, expected);
+    let told = said(node.planner.set(&name("a"), Family::Ip, Some(&external)));
+    assert_eq!(told, expected);
+    node.commit();
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.2:80")), "10.244.1.3:8080");
+    node.set(&name("b"), None);
+    assert_eq!(node.ways(&packet("10.244.2.9", "10.96.0.2:80")), "10.244.1.2:8080 masqueraded");
 }

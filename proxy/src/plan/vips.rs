@@ -125,7 +125,7 @@ impl Vips {
                 journal.put(place.map(), key, inherited.is_some(), element);
             }
             self.held.insert(address, Vip { holder: Arc::clone(name), number });
-            return None;
+            return self.hidden(address, name);
         };
         let mut beaten = None;
         if *name > vip.holder {
@@ -140,10 +140,22 @@ impl Vips {
             journal.put(place.map(), key, true, element(name, number));
         }
         vip.number = number;
-        let beaten = beaten?;
+        let Some(beaten) = beaten else { return self.hidden(address, name) };
         let shadowed = shadowed(key, &beaten, name);
         self.waiting.entry(address).or_default().insert(beaten);
         Some(shadowed)
+    }
+
+    /// Says whose external IP is a cluster IP of somebody else: cluster IPs are looked for first.
+    fn hidden(&self, address: Address, name: &ServicePortName) -> Option<Shadowed> {
+        let Address { place, key } = address;
+        let other =
+            |place| Some(&*self.held.get(&Address { place, key })?.holder).filter(|other| *other != name);
+        match place {
+            Place::External => other(Place::Cluster).map(|holder| shadowed(key, name, holder)),
+            Place::Cluster => other(Place::External).map(|hidden| shadowed(key, hidden, name)),
+            Place::NodePort => None,
+        }
     }
 
     /// Gives a claim up. Whoever waits first has the address then, and leads it to its own number.

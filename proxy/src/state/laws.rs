@@ -97,6 +97,7 @@ fn node() -> impl Strategy<Value = Event> {
             name: ObjectName { namespace: "".into(), name: name.into() },
             pod_cidrs: Vec::new(),
             internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            external_ips: Vec::new(),
             zone: zone.map(Into::into),
         };
         Event::Node(Change::Set(Arc::new(node)))

@@ -44,17 +44,26 @@ pub(super) fn node(wire: Wire) -> Result<Node, Wrong> {
             if field == "podCIDRs" { format!("spec.podCIDRs[{index}]") } else { "spec.podCIDR".into() };
         pod_cidrs.push(super::cidr(&cidr).map_err(|reason| (place, reason))?);
     }
-    let mut internal_ips = Vec::new();
+    let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
     let addresses = wire.status.unwrap_or_default().addresses.unwrap_or_default();
     for (index, wire) in addresses.into_iter().enumerate() {
-        if wire.address_type.as_deref() == Some("InternalIP") {
-            let address = wire.address.unwrap_or_default();
-            let ip = sloppy_ip(&address)
-                .map_err(|reason| (format!("status.addresses[{index}].address"), reason))?;
-            internal_ips.push(ip);
-        }
+        let ips = match wire.address_type.as_deref() {
+            Some("InternalIP") => &mut internal_ips,
+            Some("ExternalIP") => &mut external_ips,
+            _ => continue,
+        };
+        let address = wire.address.unwrap_or_default();
+        let ip =
+            sloppy_ip(&address).map_err(|reason| (format!("status.addresses[{index}].address"), reason))?;
+        ips.push(ip);
     }
     let zone = wire.metadata.labels.as_ref().and_then(|labels| labels.zone.as_deref());
     let zone = zone.filter(|zone| !zone.is_empty()).map(Into::into);
-    Ok(Node { name: wire.metadata.object_name(|_| String::new())?, pod_cidrs, internal_ips, zone })
+    Ok(Node {
+        name: wire.metadata.object_name(|_| String::new())?,
+        pod_cidrs,
+        internal_ips,
+        external_ips,
+        zone,
+    })
 }

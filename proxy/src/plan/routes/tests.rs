@@ -9,6 +9,7 @@ fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
         name: ObjectName { namespace: "".into(), name: name.into() },
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         internal_ips: internal_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        external_ips: Vec::new(),
         zone: None,
     }
 }
