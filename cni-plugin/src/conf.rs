@@ -6,6 +6,7 @@
 
 mod addresses;
 pub(crate) mod mode;
+pub(crate) mod resolv;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -228,6 +229,8 @@ pub struct Conf {
     pub routes: Option<Vec<PodRoute>>,
     /// Name servers and such, passed on as they are.
     pub dns: Option<Value>,
+    /// The file that name servers and such are read from, where `dns` is not there.
+    pub resolv_conf: Option<PathBuf>,
     /// Where host-local's leases are, which are heeded when a node is switched over from it.
     pub host_local: PathBuf,
     /// What the plugins before this one did, or, for CHECK, what ADD returned.
@@ -263,6 +266,7 @@ impl Conf {
             ranges: asked.ranges,
             requested: asked.requested,
             reserved: asked.reserved,
+            resolv_conf: asked.resolv_conf,
             host_local: asked.data_dir.unwrap_or_else(|| HOST_LOCAL.into()),
             routes: asked.routes,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),

@@ -81,6 +81,8 @@ enum Error {
     Inode(#[source] std::io::Error),
     #[error("tell this boot from others")]
     Boot(#[source] sysctl::Error),
+    #[error("read ipam.resolvConf {}", .path.display())]
+    ResolvConf { path: std::path::PathBuf, source: std::io::Error },
     #[error("reach the kernel")]
     Kernel(#[source] rtnl::Error),
 }
@@ -89,7 +91,7 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Netns(_) | Self::OwnNetns => Code::InvalidNetns,
-            Self::Runtime(_) | Self::Inode(_) | Self::Boot(_) => Code::InputOutput,
+            Self::Runtime(_) | Self::Inode(_) | Self::Boot(_) | Self::ResolvConf { .. } => Code::InputOutput,
             Self::Kernel(_) => Code::Wiring,
         }
     }

@@ -278,6 +278,21 @@ fairway_lab::sandbox_tests! {
         assert_eq!(runtime.leases().len(), 3, "nothing is left of the try");
     }
 
+    fn name_servers_are_read_from_a_file_unless_the_configuration_has_them() {
+        let mut runtime = Runtime::new(dual_stack());
+        runtime.conf["ipam"]["resolvConf"] = "/run/lab/resolv.conf".into();
+        runtime.sandbox("a");
+        let (code, told) = failure(&runtime.call("ADD", "a"));
+        assert_eq!((code, told.contains("read ipam.resolvConf /run/lab/resolv.conf: No such file")), (5, true), "{told}");
+        assert_eq!(runtime.leases(), [""; 0]);
+        runtime.host.run(|| fs::write("/run/lab/resolv.conf", "nameserver 10.0.0.53\nsearch a.example").unwrap()).unwrap();
+
+        assert_eq!(success(&runtime.call("ADD", "a"))["dns"], json!({ "nameservers": ["10.0.0.53"], "search": ["a.example"] }));
+
+        runtime.conf["dns"] = json!({ "nameservers": ["10.0.0.54"] });
+        assert_eq!(success(&runtime.call("ADD", "a"))["dns"], json!({ "nameservers": ["10.0.0.54"] }));
+    }
+
     fn an_address_is_asked_for_in_three_ways() {
         let runtime = Runtime::new(dual_stack());
         for (container, args, more, expected) in [

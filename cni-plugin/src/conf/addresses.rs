@@ -36,6 +36,7 @@ pub(super) struct Addresses {
     pub(super) reserved: Vec<IpNetwork>,
     pub(super) routes: Option<Vec<PodRoute>>,
     pub(super) data_dir: Option<PathBuf>,
+    pub(super) resolv_conf: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +48,7 @@ struct Ipam {
     routes: Option<Vec<Value>>,
     exclude: Option<Vec<String>>,
     data_dir: Option<PathBuf>,
+    resolv_conf: Option<PathBuf>,
 }
 
 /// What the runtime passes on for a single pod.
@@ -99,6 +101,7 @@ pub(super) fn parse(whole: &Value) -> Result<Addresses, Error> {
         requested: requested.chain(from_runtime).collect::<Result<_, _>>()?,
         reserved: reserved.collect::<Result<_, _>>()?,
         data_dir: ipam.data_dir,
+        resolv_conf: ipam.resolv_conf.filter(|path| !path.as_os_str().is_empty()),
         routes: ipam.routes.map(|routes| routes.into_iter().map(pod_route).collect()).transpose()?,
     })
 }

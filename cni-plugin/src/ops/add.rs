@@ -1,10 +1,13 @@
 //! ADD: a lease, a link, a result; or none of them.
 
+use std::{fs, path::Path};
+
 use dataplane::rtnl::Kernel;
+use serde_json::Value;
 
 use super::{Error, Plan, Sandbox, kernel, reclaim, store};
 use crate::{
-    conf::{Conf, Network},
+    conf::{Conf, Network, resolv},
     delegate::Delegate,
     failure::Failure,
     ipam::{
@@ -24,6 +27,7 @@ pub(super) async fn run(
 ) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
     let plan = Plan::of(&conf, target.requested)?;
+    let resolved = conf.resolv_conf.as_deref().map(resolve).transpose()?;
     let sandbox = Sandbox::open(target)?;
     let host = kernel()?;
     let store = match delegate {
@@ -43,7 +47,8 @@ pub(super) async fn run(
     };
     match wired.await {
         Ok(mut result) => {
-            result.dns = conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns));
+            result.dns =
+                conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns)).or(resolved);
             let result = result.after(conf.prev_result.unwrap_or_default());
             Ok(result.to_json(conf.network.version))
         }
@@ -53,6 +58,13 @@ pub(super) async fn run(
             Err(failure)
         }
     }
+}
+
+/// Reads `ipam.resolvConf`.
+fn resolve(path: &Path) -> Result<Value, Error> {
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::ResolvConf { path: path.to_owned(), source })?;
+    Ok(resolv::dns_in(&text))
 }
 
 /// Has another plugin lease addresses. The record comes first: whatever happens then, GC finds the attachment by it.
