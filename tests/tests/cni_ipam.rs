@@ -10,8 +10,11 @@
 mod runtime;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
+    sync::Mutex,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -119,6 +122,49 @@ fairway_lab::sandbox_tests! {
 
         let left = [runtime.files("/run/fairway/pods/owners"), runtime.files("/run/fairway/pods/leases")];
         assert_eq!(left.concat().len(), 3, "{left:?}");
+    }
+
+    fn many_adds_and_dels_at_once_give_no_address_twice_and_leave_nothing() {
+        let runtime = Runtime::new(one_range(&json!({ "subnet": "10.1.0.0/25" }))); // 125 addresses
+        let held = Mutex::new(BTreeSet::new());
+        let names: Vec<Vec<String>> = (0..20).map(|t| (0..10).map(|n| format!("c{t}-{n}")).collect()).collect();
+        for name in names.iter().flatten() {
+            runtime.sandbox(name);
+        }
+
+        // Twenty at a time, 320 pods in all.
+        thread::scope(|scope| {
+            for names in &names {
+                let (runtime, held) = (&runtime, &held);
+                scope.spawn(move || {
+                    let add = |name: &String| {
+                        let address = addresses(&success(&runtime.call("ADD", name)))[0].clone();
+                        assert!(held.lock().unwrap().insert(address.clone()), "{address} is another's, too");
+                        address
+                    };
+                    let del = |name: &String, address: &String| {
+                        assert!(held.lock().unwrap().remove(address));
+                        success(&runtime.call("DEL", name));
+                    };
+                    for pair in names.chunks(2) {
+                        let (first, second) = (add(&pair[0]), add(&pair[1]));
+                        del(&pair[0], &first);
+                        let again = add(&pair[0]);
+                        del(&pair[1], &second);
+                        del(&pair[0], &again);
+                    }
+                    add(&names[0]);
+                });
+            }
+        });
+
+        let left: BTreeSet<String> = runtime.leases().into_iter().collect();
+        assert_eq!(left, held.into_inner().unwrap());
+        assert_eq!(left.len(), 20);
+        assert_eq!(runtime.files("/run/fairway/pods/owners").len(), 20);
+        let links = runtime.on_host(|kernel| async move { kernel.links().await.unwrap().len() });
+        assert_eq!(links, 1 + 20);
+        assert_eq!(ask(&runtime, "ipam audit").stdout, "20 leases: 20 in use, 0 stale, 0 without a link\n");
     }
 
     fn people_see_who_has_which_address() {
