@@ -40,7 +40,9 @@ fn traces(host: &Host) -> Vec<String> {
             })
             .collect();
         seen.extend(files_below("/run/netns"));
-        seen.extend(files_below("/run/fairway").into_iter().filter(|file| !file.contains("/last")));
+        // Whose turn it is outlives the pods.
+        let is_of_pods = |file: &String| !file.contains("/last/") && !file.contains("/freed/");
+        seen.extend(files_below("/run/fairway").into_iter().filter(is_of_pods));
         seen.sort();
         seen
     };
