@@ -30,13 +30,6 @@ struct Entry {
     now: Option<Element>,
 }
 
-/// What goes from a map, and what comes.
-#[derive(Debug, Default)]
-struct ElementChanges {
-    gone: Vec<Key>,
-    added: Vec<(Key, Element)>,
-}
-
 impl Journal {
     /// Starts with no change to a table that has these maps.
     pub(super) fn new(family: Family, kinds: BTreeMap<&'static str, SetType>) -> Self {
@@ -116,20 +109,22 @@ impl Journal {
     pub(super) fn take(&mut self) -> Transaction {
         let mut transaction = self.take_chains();
         transaction.append(std::mem::take(&mut self.rewritten));
-        let mut entries = std::mem::take(&mut self.entries);
-        entries.sort_by_key(|entry| (entry.map, entry.key)); // stable: of one element, the first says what was, the last what is
-        let mut changes = BTreeMap::<&'static str, ElementChanges>::new();
-        let mut entries = entries.into_iter().peekable();
-        while let Some(Entry { map, key, was_there, mut now }) = entries.next() {
-            while let Some(later) = entries.next_if(|later| (later.map, later.key) == (map, key)) {
-                now = later.now;
-            }
-            let ElementChanges { gone, added } = changes.entry(map).or_default();
-            gone.extend(was_there.then_some(key));
-            added.extend(now.map(|element| (key, element)));
+        let mut of_maps = BTreeMap::<&'static str, Vec<Entry>>::new();
+        for entry in std::mem::take(&mut self.entries) {
+            of_maps.entry(entry.map).or_default().push(entry);
         }
-        for (map, ElementChanges { gone, added }) in changes {
+        for (map, mut entries) in of_maps {
             let Some(kind) = self.kinds.get(map).copied() else { continue };
+            entries.sort_by_key(|entry| entry.key); // stable: of one element, the first says what was, the last what is
+            let (mut gone, mut added) = (Vec::new(), Vec::with_capacity(entries.len()));
+            let mut entries = entries.into_iter().peekable();
+            while let Some(Entry { key, was_there, mut now, .. }) = entries.next() {
+                while let Some(later) = entries.next_if(|later| later.key == key) {
+                    now = later.now;
+                }
+                gone.extend(was_there.then_some(key));
+                added.extend(now.map(|element| (key, element)));
+            }
             if !gone.is_empty() {
                 transaction.push(self.family, Change::DeleteElements(map.into(), kind, gone));
             }
