@@ -24,7 +24,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, os::unix::ffi
 
 use self::bridge::Bridging;
 use dataplane::{
-    owner,
+    hash, owner,
     rtnl::{self, Address, Link, Mac, Neighbour, NeighbourState, VethEnd},
 };
 use ipnetwork::IpNetwork;
@@ -327,19 +327,12 @@ fn seed_in(name: &str) -> Option<u64> {
 /// Hashes what makes an attachment unique, for the host end's name and the hardware addresses. Neither part holds a zero byte.
 fn seed_of(network: &str, attachment: &Attachment) -> u64 {
     let parts = [network, attachment.container_id(), attachment.ifname()];
-    fnv1a(parts.into_iter().flat_map(|part| part.bytes().chain([0])))
-}
-
-/// FNV-1a with 64 bits: the same on every machine and in every release, which the standard library's hash is not.
-pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    hash::stable(parts.into_iter().flat_map(|part| part.bytes().chain([0])))
 }
 
 fn host_mac(seed: u64, run_dir: &Path) -> Mac {
     let parts = run_dir.components().map(|part| part.as_os_str().as_bytes());
-    let place = fnv1a(parts.flat_map(|part| part.iter().copied().chain([0])));
+    let place = hash::stable(parts.flat_map(|part| part.iter().copied().chain([0])));
     Mac::locally_administered(seed ^ place)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod disk;
+pub mod hash;
 pub mod netns;
 mod nfnetlink;
 pub mod nft;

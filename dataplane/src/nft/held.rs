@@ -6,7 +6,7 @@ use super::{
     encode,
     table::{ChainName, Hook, Map, MapName, Table},
 };
-use crate::packet::Family;
+use crate::{hash, packet::Family};
 
 /// A table as the kernel holds it. Rules are known by fingerprint: we read back what we wrote, and need not decode it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +40,8 @@ impl Fingerprint {
     /// Of a rule without one: written by somebody else.
     pub(super) const FOREIGN: Self = Self(0);
 
-    /// FNV-1a, 64 bits: the same in every build and version, which the standard library's hashes do not promise.
     pub(super) fn of_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        Self(hash::stable(bytes.iter().copied()))
     }
 }
 

@@ -6,8 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::nft::{
-    Chain, ChainName, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement, Verdict,
+use dataplane::{
+    hash,
+    nft::{
+        Chain, ChainName, Data, DataType, Element, Key, KeyType, Match, Rule, SetType, Source, Statement,
+        Verdict,
+    },
 };
 use ipnetwork::IpNetwork;
 
@@ -60,12 +64,9 @@ pub(super) fn guard() -> Vec<Rule> {
 struct ListId(u64);
 
 impl ListId {
-    /// FNV-1a, 64 bits: the same in every build, so that a restart finds its chains.
     fn of(ranges: &[IpNetwork]) -> Self {
         let bytes = ranges.iter().flat_map(|range| range.to_string().into_bytes().into_iter().chain([b' ']));
-        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        Self(hash::stable(bytes))
     }
 
     fn chain_name(self) -> ChainName {

@@ -3,12 +3,13 @@
 //! Many ADDs may find it missing at once. One of them makes it; each of them gives it all that it needs, whoever made it.
 
 use dataplane::{
+    hash,
     rtnl::{self, Address, Kernel, Link, Mac},
     sysctl,
 };
 
 use super::{Error, HOST, allow_ipv6, host_sysctl, missing, on_host, refuse_advertisements};
-use crate::wiring::{Wiring, bridge::Bridging, fnv1a};
+use crate::wiring::{Wiring, bridge::Bridging};
 
 /// Finds the bridge of a wiring that has one.
 pub(super) async fn find(wiring: &Wiring, host: &Kernel) -> Result<Option<Link>, Error> {
@@ -50,7 +51,7 @@ pub(super) async fn ensure(wiring: &Wiring, host: &Kernel) -> Result<Option<Link
 /// same name is given on every node, and bridges of several nodes may be one network, so the address depends on the machine.
 fn mac_of(bridge: &str) -> Result<Mac, Error> {
     let boot_id = sysctl::read("kernel/random/boot_id").map_err(host_sysctl)?;
-    Ok(Mac::locally_administered(fnv1a(boot_id.bytes().chain([0]).chain(bridge.bytes()))))
+    Ok(Mac::locally_administered(hash::stable(boot_id.bytes().chain([0]).chain(bridge.bytes()))))
 }
 
 async fn make(wiring: &Wiring, bridging: &Bridging, mac: Mac, host: &Kernel) -> Result<Link, Error> {
