@@ -2,11 +2,13 @@
 //!
 //! Flags that kube-proxy has too mean the same here, and are written the same way (`--masquerade-all=true`, `--v=2`).
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser};
 use ipnetwork::IpNetwork;
 use tracing::Level;
+
+use crate::service_port::Family;
 
 mod conntrack;
 
@@ -165,6 +167,26 @@ pub enum NodePortAddresses {
     Primary,
     /// Those in these networks. A family without one serves on all, as with kube-proxy.
     Cidrs(Vec<IpNetwork>),
+}
+
+impl NodePortAddresses {
+    /// The networks of a family whose addresses serve node ports; `None`: on all addresses. `node_ips` are those of the Node object, the
+    /// primary one of each family first.
+    pub fn networks(&self, family: Family, node_ips: &[IpAddr]) -> Option<Vec<IpNetwork>> {
+        match self {
+            Self::All => None,
+            Self::Primary => {
+                let first = node_ips.iter().copied().find(|&ip| Family::of(ip) == family);
+                Some(first.map(IpNetwork::from).into_iter().collect())
+            }
+            Self::Cidrs(all) => {
+                let of_family = all.iter().copied().filter(|network| Family::of(network.ip()) == family);
+                let networks: Vec<_> = of_family.collect();
+                let is_all = networks.is_empty() || networks.iter().any(|network| network.prefix() == 0);
+                (!is_all).then_some(networks)
+            }
+        }
+    }
 }
 
 fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {

@@ -132,7 +132,7 @@ impl Planner {
         let mut suspects = std::mem::take(&mut self.suspects);
         for family in self.families.keys().filter(|_| suspects.has_node_ports()).copied().collect::<Vec<_>>()
         {
-            let networks = node_ports::networks(family, &self.settings, &self.surroundings);
+            let networks = self.settings.node_port_addresses.networks(family, &self.surroundings.node_ips);
             suspects.confine_node_ports(family, networks);
         }
         suspects

@@ -6,7 +6,6 @@ use std::{
 };
 
 use dataplane::rtnl::Address;
-use ipnetwork::IpNetwork;
 
 use crate::{config::NodePortAddresses, service_port::Family};
 
@@ -20,11 +19,11 @@ pub fn chosen(
 ) -> BTreeSet<SocketAddr> {
     let mut chosen = BTreeSet::new();
     for &family in families {
-        match networks(choice, family, internal) {
-            Networks::All => {
+        match choice.networks(family, internal) {
+            None => {
                 chosen.insert(SocketAddr::new(unspecified(family), 0));
             }
-            Networks::Within(networks) => {
+            Some(networks) => {
                 let of_node = addresses
                     .iter()
                     .filter(|address| networks.iter().any(|network| network.contains(address.network.ip())));
@@ -38,27 +37,6 @@ pub fn chosen(
 /// Says whether the addresses that the node has make a difference.
 pub fn are_restricted(choice: &NodePortAddresses) -> bool {
     *choice != NodePortAddresses::All
-}
-
-enum Networks {
-    All,
-    Within(Vec<IpNetwork>),
-}
-
-fn networks(choice: &NodePortAddresses, family: Family, internal: &[IpAddr]) -> Networks {
-    match choice {
-        NodePortAddresses::All => Networks::All,
-        NodePortAddresses::Primary => {
-            let first = internal.iter().copied().find(|&ip| Family::of(ip) == family);
-            Networks::Within(first.map(IpNetwork::from).into_iter().collect())
-        }
-        NodePortAddresses::Cidrs(all) => {
-            let networks: Vec<_> =
-                all.iter().copied().filter(|network| Family::of(network.ip()) == family).collect();
-            let is_all = networks.is_empty() || networks.iter().any(|network| network.prefix() == 0);
-            if is_all { Networks::All } else { Networks::Within(networks) }
-        }
-    }
 }
 
 fn unspecified(family: Family) -> IpAddr {

@@ -9,9 +9,8 @@ use super::{
     Settings, Surroundings,
     external::EXTERNAL,
     layout::{NODE_PORTS, goto, rule},
-    settings::of_family,
 };
-use crate::{config::NodePortAddresses, service_port::Family};
+use crate::service_port::Family;
 
 /// The chain of packets to any address of this node.
 pub(super) const NODE_ADDRESS: &str = "node-address";
@@ -51,7 +50,7 @@ pub(super) fn node_address(family: Family, settings: &Settings, surroundings: &S
             Statement::Verdict(Verdict::Return),
         ]));
     }
-    match networks(family, settings, surroundings) {
+    match settings.node_port_addresses.networks(family, &surroundings.node_ips) {
         None => rules.push(rule([goto(NODE_PORT)])),
         Some(networks) => rules.extend(
             networks
@@ -60,24 +59,6 @@ pub(super) fn node_address(family: Family, settings: &Settings, surroundings: &S
         ),
     }
     Chain { hook: None, rules }
-}
-
-/// The networks that an address of this node must be in to serve node ports; `None` if it may be any but loopback.
-pub(super) fn networks(
-    family: Family,
-    settings: &Settings,
-    surroundings: &Surroundings,
-) -> Option<Vec<IpNetwork>> {
-    match &settings.node_port_addresses {
-        NodePortAddresses::All => None,
-        NodePortAddresses::Primary => {
-            let ips = surroundings.node_ips.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
-            Some(of_family(&ips, family).take(1).collect())
-        }
-        NodePortAddresses::Cidrs(cidrs) => {
-            Some(of_family(cidrs, family).collect::<Vec<_>>()).filter(|networks| !networks.is_empty())
-        }
-    }
 }
 
 /// What becomes of a packet to a node port.
