@@ -94,9 +94,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished);
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
     let mut sync = Sync::new(&node_name, services, nodes);
-    let (health, internal) = (sync.followers().health(), sync.followers().internal_addresses());
+    let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
-    let health_checks = Ports::new(health, &config.nodeport_addresses, &families, internal, kernel)
+    let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
     let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     health::Health,
     localhost::{NodePorts, Relay},
-    objects::ObjectName,
+    objects::{Node, ObjectName},
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
 };
@@ -24,7 +24,7 @@ use crate::{
 pub struct Followers {
     health: Arc<Health>,
     /// This node's addresses, as its Node object has them.
-    internal: watch::Sender<Vec<IpAddr>>,
+    node_ips: watch::Sender<Vec<IpAddr>>,
     /// Services whose health check may be different since the last commit.
     checks: BTreeSet<ObjectName>,
     /// None: nobody waits for the first commit, or it was made.
@@ -39,7 +39,7 @@ impl Default for Followers {
     fn default() -> Self {
         Self {
             health: Arc::default(),
-            internal: watch::Sender::new(Vec::new()),
+            node_ips: watch::Sender::new(Vec::new()),
             checks: BTreeSet::new(),
             first_commit: None,
             node_ports: None,
@@ -55,8 +55,8 @@ impl Followers {
     }
 
     /// The addresses of this node's Node object, from now on.
-    pub fn internal_addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
-        self.internal.subscribe()
+    pub fn node_ips(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.node_ips.subscribe()
     }
 
     /// Hears of the first commit.
@@ -94,12 +94,10 @@ impl Followers {
         if let Some(waiting) = self.first_commit.take() {
             let _ = waiting.send(()); // or nobody waits any more
         }
-        self.internal.send_if_modified(|known| {
-            let own = state.own().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-            let is_different = known != own;
-            if is_different {
-                *known = own.to_vec();
-            }
+        self.node_ips.send_if_modified(|known| {
+            let own = state.own().map(Node::ips).unwrap_or_default();
+            let is_different = *known != own;
+            *known = own;
             is_different
         });
         let checks = std::mem::take(&mut self.checks);
@@ -110,5 +108,28 @@ impl Followers {
         if let Some(node_ports) = &self.node_ports {
             node_ports.say(std::mem::take(&mut self.relays));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{objects::Object, watch::Event};
+
+    /// As the rules have it: a node that has no internal address serves on its external one.
+    #[test]
+    fn all_addresses_of_the_node_object_are_told() {
+        let mut followers = Followers::default();
+        let node_ips = followers.node_ips();
+        let addresses = json!([{"type": "ExternalIP", "address": "203.0.113.5"}]);
+        let node = json!({"kind": "Node", "metadata": {"name": "m"}, "status": {"addresses": addresses}});
+        let mut state = State::new("m");
+        state.apply(Event::set(Object::parse(node).unwrap().unwrap()));
+
+        followers.tell(&state);
+
+        assert_eq!(*node_ips.borrow(), ["203.0.113.5".parse::<IpAddr>().unwrap()]);
     }
 }
