@@ -38,6 +38,7 @@ fn the_runtime_is_led_to_the_plugin() {
     let conflist = read(&cni, CONFLIST);
     assert_eq!(conflist["cniVersion"], "1.1.0");
     assert_eq!(conflist["plugins"][0]["type"], "fairway");
+    assert_eq!(conflist["plugins"][0]["capabilities"]["bandwidth"], true, "or else runtimes do not say it");
 }
 
 #[test]
@@ -87,6 +88,8 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
         is_running: true,
         alias: None,
         is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
         master: None,
         port: None,
         is_forwarding: false,
