@@ -13,8 +13,9 @@
 //!
 //! Arguments are for people, who look after leases with them: [`commands`].
 //!
-//! `request`, `conf`, `result`, `ipam` and `wiring` are pure: values in, values out.
+//! `request`, `conf`, `result`, `bandwidth`, `ipam` and `wiring` are pure: values in, values out.
 
+pub mod bandwidth;
 pub mod commands;
 pub mod conf;
 pub mod delegate;

@@ -177,6 +177,7 @@ impl Plan {
             mac: conf.mac.or(target.mac),
             endpoints: leased.endpoints,
             bridging: conf.bridging.as_ref(),
+            bandwidth: conf.bandwidth,
             routes: leased.routes.as_deref(),
         };
         Ok(Wiring::of(wish)?)

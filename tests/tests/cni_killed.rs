@@ -20,14 +20,17 @@ use serde_json::{Value, json};
 /// More steps than any call has: so many, and something goes round in circles.
 const TOO_MANY: usize = 1000;
 
+/// Plugged into a bridge, and with all else that a pod can have.
 fn bridged() -> Value {
     let mut conf = dual_stack();
+    let bandwidth = json!({ "ingressRate": 80_000_000, "egressRate": 80_000_000 });
     for (key, value) in [
         ("mode", json!("bridge")),
         ("bridge", json!("br0")),
         ("isDefaultGateway", json!(true)),
         ("portIsolation", json!(true)),
         ("macspoofchk", json!(true)),
+        ("runtimeConfig", json!({ "bandwidth": bandwidth })),
     ] {
         conf[key] = value;
     }

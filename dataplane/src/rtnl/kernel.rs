@@ -8,6 +8,7 @@ mod bridges;
 mod links;
 mod neighbours;
 mod routes;
+mod shaping;
 
 use std::io;
 

@@ -66,10 +66,17 @@ impl Kernel {
 
     /// Makes a link take packets that are for others, or not.
     pub async fn set_promiscuous(&self, index: u32, is_promiscuous: bool) -> Result<(), Error> {
-        let mut message = message_for(index);
-        message.header.flags.set(LinkFlags::Promisc, is_promiscuous);
-        message.header.change_mask = LinkFlags::Promisc;
-        self.change_link(message, index).await
+        self.set_flag(index, LinkFlags::Promisc, is_promiscuous).await
+    }
+
+    /// Makes a link take packets for all groups, or not.
+    pub async fn set_allmulti(&self, index: u32, is_allmulti: bool) -> Result<(), Error> {
+        self.set_flag(index, LinkFlags::Allmulti, is_allmulti).await
+    }
+
+    /// Sets how many packets wait in a queue that has no limit of its own.
+    pub async fn set_tx_queue_len(&self, index: u32, packets: u32) -> Result<(), Error> {
+        self.set(index, LinkAttribute::TxQueueLen(packets)).await
     }
 
     /// Sets the largest packet that a link takes.
@@ -101,6 +108,13 @@ impl Kernel {
     pub(super) async fn set(&self, index: u32, attribute: LinkAttribute) -> Result<(), Error> {
         let mut message = message_for(index);
         message.attributes.push(attribute);
+        self.change_link(message, index).await
+    }
+
+    async fn set_flag(&self, index: u32, flag: LinkFlags, is_on: bool) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.header.flags.set(flag, is_on);
+        message.header.change_mask = flag;
         self.change_link(message, index).await
     }
 
@@ -144,6 +158,8 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         is_running: header.flags.contains(LinkFlags::Running),
         alias: None,
         is_promiscuous: header.flags.contains(LinkFlags::Promisc),
+        is_allmulti: header.flags.contains(LinkFlags::Allmulti),
+        tx_queue_len: 0,
         master: None,
         port: None,
         is_forwarding: false,
@@ -154,6 +170,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = packets,
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Controller(index) => link.master = Some(index),
