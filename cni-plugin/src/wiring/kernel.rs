@@ -4,6 +4,7 @@
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
 mod bridge;
+pub mod errand;
 mod limits;
 
 use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, thread, time::Duration};
