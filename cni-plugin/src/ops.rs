@@ -61,7 +61,10 @@ async fn wired(network: Network, verb: &Verb, call: Call<'_>) -> Result<Option<S
     match verb {
         Verb::Add(target) => return add::run(network, target, delegate).await.map(Some),
         Verb::Check(target) => check::run(network, target, delegate).await?,
-        Verb::Del { attachment, .. } => del::run(&network, attachment, delegate).await?,
+        Verb::Del { attachment, .. } => {
+            let program = call.environment.program.as_deref();
+            del::run(&network, attachment, delegate, program).await?;
+        }
         Verb::Gc => gc::run(&network, delegate).await?,
         Verb::Status => status::run(network, delegate).await?,
     }

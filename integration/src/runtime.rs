@@ -182,7 +182,8 @@ fn type_of(plugin: &Map<String, Value>) -> &str {
     plugin.get("type").and_then(Value::as_str).unwrap_or("?")
 }
 
-fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::Result<Output> {
+/// Runs a plugin on the calling thread's host, and returns what it said.
+pub(crate) fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::Result<Output> {
     let names = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={}",
         of.namespace, of.name, of.container_id
@@ -207,7 +208,7 @@ fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::R
 }
 
 /// The error result's message and details, or whatever else the plugin left.
-fn complaint(output: &Output) -> String {
+pub(crate) fn complaint(output: &Output) -> String {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let part = |name| result.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     match (part("msg"), part("details")) {

@@ -217,7 +217,7 @@ fairway_lab::sandbox_tests! {
             let bridge = kernel.link("switch").await.unwrap();
 
             kernel.set_mtu(one.index, 1300).await.unwrap();
-            kernel.set_alias(one.index, "default/web").await.unwrap();
+            kernel.set_up_with_alias(one.index, "default/web").await.unwrap();
             kernel.set_mac(one.index, Mac::locally_administered(7)).await.unwrap();
             kernel.set_master(one.index, Some(bridge.index)).await.unwrap();
             kernel.rename(one.index, "port").await.unwrap();

@@ -3,6 +3,8 @@
 //! Neither the pod's namespace nor the rest of the configuration is needed: the host end is found by the attachment, the pod end
 //! goes with it, and the lease is found by the attachment as well.
 
+use std::path::Path;
+
 use dataplane::rtnl::Kernel;
 
 use super::{kernel, store};
@@ -12,16 +14,24 @@ use crate::{
     failure::Failure,
     ipam::store::Store,
     request::Attachment,
-    wiring::{host_end_of, kernel as wire},
+    wiring::{
+        host_end_of,
+        kernel::{self as wire, errand},
+    },
 };
 
-/// Takes an attachment away. Nothing to take is fine.
+/// Takes an attachment away. Nothing to take is fine. With this `program`, nobody waits longer for the link than need be.
 pub(super) async fn run(
     network: &Network,
     attachment: &Attachment,
     delegate: Option<&Delegate<'_>>,
+    program: Option<&Path>,
 ) -> Result<(), Failure> {
-    undo(&network.name, &kernel()?, &store(network)?, (attachment, delegate)).await
+    let host = kernel()?;
+    if let Some(program) = program {
+        errand::delete(&host, &host_end_of(&network.name, attachment), program).await;
+    }
+    undo(&network.name, &host, &store(network)?, (attachment, delegate)).await
 }
 
 /// Removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more.

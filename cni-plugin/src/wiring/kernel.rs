@@ -4,6 +4,7 @@
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
 mod bridge;
+pub mod errand;
 mod limits;
 
 use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, thread, time::Duration};
@@ -116,27 +117,19 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
 /// Makes the pod's link, unless it is there and as it should be, and returns the bridge that it is plugged into, if it is.
 /// What is left of an earlier try is made anew.
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Link>, Error> {
-    let pod = Kernel::open_in(netns).map_err(in_pod)?;
-    if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
-        if !there.is_veth() {
-            return Err(Error::Foreign { name: there.name, place: HOST });
-        }
-        if faults_of_links(wiring, host, &pod).await?.is_empty() {
-            limits::set(wiring, host, there.index).await?;
-            return bridge::find(wiring, host).await;
-        }
-        remove(host, &there).await.map_err(on_host)?;
-    }
-    // SPEC "ADD": an interface of that name in the container is an error.
-    if let Some(there) = find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
-        return Err(Error::Foreign { name: there.name, place: POD });
-    }
     let bridge = bridge::ensure(wiring, host).await?;
     allow_forwarding(wiring)?;
-
-    host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
+    // Nearly always nothing is in the way, so nothing is looked for until something is.
+    match host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await {
+        Err(error) if error.is_exists() => {
+            if is_built(wiring, host, netns).await? {
+                return bridge::find(wiring, host).await;
+            }
+            host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
+        }
+        made => made.map_err(on_host)?,
+    }
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
-    let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
     if let Some(bridge) = &bridge {
         bridge::plug(wiring, host, host_end.index, bridge).await?;
     } else {
@@ -148,16 +141,40 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
     if wiring.is_limited() {
         limits::set(wiring, host, host_end.index).await?;
     }
-    netns.run(|| prepare_pod(wiring))??;
+    let (pod, prepared) = Kernel::open_and_run_in(netns, || prepare_pod(wiring)).map_err(in_pod)?;
+    prepared?;
+    let pod_end = match host_end.peer {
+        Some(index) => index,
+        None => pod.link(&wiring.pod_end.name).await.map_err(in_pod)?.index,
+    };
     pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
-    host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
     // The end that is up last works at once: a pod may speak as soon as it runs.
-    host.set_up(host_end.index, true).await.map_err(on_host)?;
-    pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
-    install(&pod, &wiring.pod_side(pod_end.index)).await.map_err(in_pod)?;
+    host.set_up_with_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
+    pod.set_up(pod_end, true).await.map_err(in_pod)?;
+    install(&pod, &wiring.pod_side(pod_end)).await.map_err(in_pod)?;
     install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
     wait_until_working(host, &host_end, bridge.is_some()).await?;
     bridge::find(wiring, host).await
+}
+
+/// Says whether what is in the way of a pair is that very pair, whole. What is left of an earlier try is removed.
+async fn is_built(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<bool, Error> {
+    let pod = Kernel::open_in(netns).map_err(in_pod)?;
+    if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
+        if !there.is_veth() {
+            return Err(Error::Foreign { name: there.name, place: HOST });
+        }
+        if faults_of_links(wiring, host, &pod).await?.is_empty() {
+            limits::set(wiring, host, there.index).await?;
+            return Ok(true);
+        }
+        remove(host, &there).await.map_err(on_host)?;
+    }
+    // SPEC "ADD": an interface of that name in the container is an error.
+    match find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
+        Some(there) => Err(Error::Foreign { name: there.name, place: POD }),
+        None => Ok(false),
+    }
 }
 
 /// Waits until the host end takes packets, and a bridge lets them in and out there. That is so when the kernel has noticed that both

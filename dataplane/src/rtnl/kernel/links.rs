@@ -4,7 +4,10 @@ use std::os::fd::AsRawFd;
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+        LinkMessage,
+    },
 };
 
 use super::{
@@ -19,7 +22,9 @@ use crate::{
 impl Kernel {
     /// Lists all links.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        self.list(RouteNetlinkMessage::GetLink(LinkMessage::default()), "links", link_of).await
+        let mut message = LinkMessage::default();
+        message.attributes.push(without_counters());
+        self.list(RouteNetlinkMessage::GetLink(message), "links", link_of).await
     }
 
     /// Finds a link by its name.
@@ -34,7 +39,8 @@ impl Kernel {
         self.find(message_for(index), &format!("link {index}")).await
     }
 
-    async fn find(&self, message: LinkMessage, object: &str) -> Result<Link, Error> {
+    async fn find(&self, mut message: LinkMessage, object: &str) -> Result<Link, Error> {
+        message.attributes.push(without_counters());
         let request = RouteNetlinkMessage::GetLink(message);
         let found = self.ask(request, 0, Operation::Find, object, link_of).await?;
         let incomplete = || Error::Incomplete { operation: Operation::Find, object: object.to_string() };
@@ -84,9 +90,12 @@ impl Kernel {
         self.set(index, LinkAttribute::Mtu(mtu)).await
     }
 
-    /// Sets the free text on a link.
-    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
-        self.set(index, LinkAttribute::IfAlias(alias.to_owned())).await
+    /// Sets the free text on a link, and the link up.
+    pub async fn set_up_with_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        set_up_or_down(&mut message, true);
+        self.change_link(message, index).await
     }
 
     /// Renames a link.
@@ -130,12 +139,21 @@ pub(super) fn message_for(index: u32) -> LinkMessage {
     message
 }
 
+/// Counters are most of what the kernel says of a link, and nobody here reads them.
+fn without_counters() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
 fn end_message(end: &VethEnd) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(end.name.clone()),
         LinkAttribute::Address(end.mac.0.to_vec()),
         LinkAttribute::Mtu(end.mtu),
+        // One is used. Unasked, the kernel makes one for each CPU, each with its place in sysfs, takes all but one away again, and
+        // waits for RCU while nobody else may change a link. // kernel veth.c veth_init_queues
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
     ];
     message
 }
