@@ -260,7 +260,8 @@ impl Store {
     /// before its leases, so leases are listed first.
     pub fn orphans(&self) -> Result<Vec<(String, u64)>, Error> {
         let mut orphans = Vec::new();
-        for name in self.leases.names()? {
+        // What is called otherwise is no lease: should this ever be another directory, little goes.
+        for name in self.leases.names()?.into_iter().filter(|name| name.parse::<IpAddr>().is_ok()) {
             let inode = self.leases.inode(&name)?;
             orphans.extend(inode.map(|inode| (name, inode)));
         }
