@@ -24,6 +24,7 @@ use crate::{
     request::is_identifier,
     result::AddResult,
     spec::{Incompatible, SpecVersion},
+    tuning::{self, Tuning},
     wiring::bridge::Bridging,
 };
 
@@ -113,6 +114,9 @@ pub enum Error {
     /// A limit that is none.
     #[error("bandwidth")]
     Bandwidth(#[from] bandwidth::Error),
+    /// What cannot be set.
+    #[error("tuning")]
+    Tuning(#[from] tuning::Error),
     /// The earlier result is no result.
     #[error("prevResult")]
     PrevResult(#[source] serde_json::Error),
@@ -123,6 +127,7 @@ impl Coded for Error {
         match self {
             Self::Decode(_) | Self::TooLong | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
             Self::Bandwidth(error) => error.code(),
+            Self::Tuning(error) => error.code(),
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
             Self::Missing(_)
@@ -226,6 +231,8 @@ pub struct Conf {
     pub mac: Option<Mac>,
     /// How fast the pod may receive and send.
     pub bandwidth: Bandwidth,
+    /// What the pod's namespace and link are set to.
+    pub tuning: Tuning,
     /// Where addresses come from: one of each set. Nothing: from the daemon's pod CIDRs.
     pub ranges: Option<Vec<RangeSet>>,
     /// Addresses that the pod must get, or else nothing.
@@ -268,6 +275,7 @@ impl Conf {
             mac: mode::mac(whole)?,
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
             bandwidth: Bandwidth::parse(whole)?,
+            tuning: Tuning::parse(whole)?,
             ranges: asked.ranges,
             requested: asked.requested,
             reserved: asked.reserved,

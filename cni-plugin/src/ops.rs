@@ -11,6 +11,7 @@ mod leased;
 mod loopback;
 pub(crate) mod reclaim;
 mod status;
+mod tune;
 pub(crate) mod version;
 
 use std::net::IpAddr;
@@ -177,7 +178,7 @@ impl Plan {
             run_dir: &conf.network.run_dir,
             alias: &target.name(),
             mtu: self.mtu,
-            mac: conf.mac.or(target.mac),
+            mac: conf.mac.or(target.mac).or(conf.tuning.mac),
             endpoints: leased.endpoints,
             bridging: conf.bridging.as_ref(),
             bandwidth: conf.bandwidth,

@@ -14,6 +14,7 @@ use std::{path::PathBuf, process::Command};
 
 use cni_plugin::Environment;
 use fairway_lab::binaries;
+use dataplane::sysctl;
 use killed::{End, kill_before};
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,
@@ -39,6 +40,8 @@ fn bridged() -> Value {
         ("portIsolation", json!(true)),
         ("macspoofchk", json!(true)),
         ("runtimeConfig", json!({ "bandwidth": bandwidth })),
+        ("sysctl", json!({ "net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1" })),
+        ("promisc", json!(true)),
     ] {
         conf[key] = value;
     }
@@ -99,6 +102,8 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         assert_eq!(of_pods(&runtime), Traces::default(), "{at}");
         let owners = runtime.files("/run/fairway/pods/owners");
         assert_eq!(owners, [""; 0], "{at}");
+        let tuned = runtime.inside("a", || sysctl::read("net/core/somaxconn").unwrap());
+        assert_eq!(tuned, "4096", "{at}: as it was before");
         let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
         assert!(eth0.unwrap_err().is_not_found(), "{at}");
         success(&collect(&runtime));
