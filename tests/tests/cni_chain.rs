@@ -20,6 +20,7 @@ use dataplane::{
     rtnl::{Bridge, Kernel, LOOPBACK},
     sysctl,
 };
+use fairway_lab::binaries;
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,
     traces::{Traces, say, traces},
@@ -276,6 +277,27 @@ fairway_lab::sandbox_tests! {
             failure(&with_mtu(1500)),
             (102, "pod default/a: link eth0 in its namespace has MTU 1500, not 1450".to_owned())
         );
+    }
+
+    fn a_second_network_of_a_pod_needs_routes_of_its_own() {
+        let runtime = Runtime::new(dual_stack());
+        let first = addresses(&runtime.add("a"));
+        let add = |routes: Value| {
+            let ipam = json!({ "subnet": "10.9.0.0/24", "routes": routes });
+            let other = runtime.conf_with(&json!({ "name": "other", "ipam": ipam }));
+            runtime.exec_as(&binaries::built().unwrap().fairway, "ADD", "a", "net1", &other)
+        };
+
+        let (code, told) = failure(&add(Value::Null));
+
+        let expected = "0.0.0.0/0 via 10.9.0.1 dev 3 proto 70: the pod has such a route by another network: \
+                        give one of the two ipam.routes of its own";
+        assert_eq!((code, told.contains(expected)), (101, true), "{told}");
+        assert_eq!(runtime.files("/run/fairway/other/leases"), [""; 0]);
+        let second = addresses(&success(&add(json!([{ "dst": "10.9.0.0/16" }]))));
+        for address in first.iter().chain(&second) {
+            assert_eq!(say(&runtime, None, "a", address).0, "hello");
+        }
     }
 
     fn behind_another_plugin_s_links_ours_are_found_by_their_place() {

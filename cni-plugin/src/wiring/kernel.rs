@@ -67,6 +67,9 @@ pub enum Error {
         /// What it said, and to what.
         source: rtnl::Error,
     },
+    /// Another link of the pod's has a route like one of ours.
+    #[error("{0}: the pod has such a route by another network: give one of the two ipam.routes of its own")]
+    RouteTaken(String),
     /// A kernel parameter is not as it should be, and cannot be set.
     #[error("wire the pod {place}")]
     Sysctl {
@@ -89,6 +92,7 @@ impl Coded for Error {
             | Self::NoBridge(_)
             | Self::Occupied { .. }
             | Self::Rtnl { .. }
+            | Self::RouteTaken(_)
             | Self::Sysctl { .. } => Code::Wiring,
         }
     }
@@ -103,6 +107,14 @@ fn on_host(source: rtnl::Error) -> Error {
 
 fn in_pod(source: rtnl::Error) -> Error {
     Error::Rtnl { place: POD, source }
+}
+
+/// A link that was just made has no address and no neighbour yet, so that what exists can only be a route.
+fn on_new_link(source: rtnl::Error) -> Error {
+    match source {
+        rtnl::Error::Refused { ref object, .. } if source.is_exists() => Error::RouteTaken(object.clone()),
+        source => in_pod(source),
+    }
 }
 
 /// Finds a link; nothing if there is none.
@@ -151,7 +163,7 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
     // The end that is up last works at once: a pod may speak as soon as it runs.
     host.set_up_with_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
     pod.set_up(pod_end, true).await.map_err(in_pod)?;
-    install(&pod, &wiring.pod_side(pod_end)).await.map_err(in_pod)?;
+    install(&pod, &wiring.pod_side(pod_end)).await.map_err(on_new_link)?;
     install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
     wait_until_working(host, &host_end, bridge.is_some()).await?;
     bridge::find(wiring, host).await
