@@ -23,7 +23,7 @@ mod route;
 mod shaping;
 
 pub use self::{
-    address::{Address, AddressFlags},
+    address::{Address, AddressFlags, Uniqueness},
     bridge::{Bridge, Port},
     diff::{Change, diff},
     error::{Error, Operation},

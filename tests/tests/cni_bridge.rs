@@ -17,7 +17,7 @@ use std::{
 };
 
 use dataplane::{
-    rtnl::{Address, Bridge, Kernel, Link, Mac, Port, Route, Routes, VethEnd},
+    rtnl::{Address, Bridge, Kernel, Link, Mac, Port, Route, Routes, Uniqueness, VethEnd},
     sysctl,
 };
 use runtime::{
@@ -369,6 +369,29 @@ fairway_lab::sandbox_tests! {
             let check = runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": result })));
             assert_eq!(failure(&check), (102, "pod default/a: sysctl net/ipv4/ip_forward on the host is 0".to_owned()));
         }
+    }
+
+    fn a_pod_whose_address_another_on_the_bridge_has_is_told_so_where_it_looks() {
+        let runtime = bridged(&json!({ "enabledad": true }));
+        runtime.add("a");
+        let next = "fd00:10:244:1::3/64".parse().unwrap();
+        runtime.in_pod("a", |kernel| async move {
+            let index = kernel.link("eth0").await.unwrap().index;
+            kernel.add_address(&Address::bare(index, next)).await.unwrap();
+        });
+        runtime.sandbox("b");
+
+        let told = "pod default/b: address fd00:10:244:1::3 is in use by another on the bridge (enabledad)";
+        assert_eq!(failure(&runtime.call("ADD", "b")), (101, told.to_owned()));
+
+        let result = success(&runtime.call("ADD", "b"));
+        assert_eq!(addresses(&result)[1], "fd00:10:244:1::4");
+        let unique = runtime.in_pod("b", |kernel| async move {
+            let index = kernel.link("eth0").await.unwrap().index;
+            kernel.uniqueness(index).await.unwrap()
+        });
+        assert!(unique.contains(&("fd00:10:244:1::4".parse().unwrap(), Uniqueness::Taken)), "{unique:?}");
+        success(&runtime.call_with("CHECK", "b", &runtime.conf_with(&json!({ "prevResult": result }))));
     }
 
     fn a_hardware_address_that_is_asked_for_is_given() {

@@ -13,8 +13,8 @@ mod runtime;
 use std::{path::PathBuf, process::Command};
 
 use cni_plugin::Environment;
-use fairway_lab::binaries;
 use dataplane::sysctl;
+use fairway_lab::binaries;
 use killed::{End, kill_before};
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,

@@ -16,15 +16,15 @@ use crate::{
 const BRIDGE: &str = "cni0";
 
 /// What only bridges have.
-const OF_BRIDGES: [&str; 6] = ["bridge", "vlan", "vlanTrunk", "macspoofchk", "portIsolation", "promiscMode"];
+const OF_BRIDGES: [&str; 7] =
+    ["bridge", "vlan", "vlanTrunk", "macspoofchk", "portIsolation", "promiscMode", "enabledad"];
 
 /// Keys of the reference plugin bridge that would change what a pod gets.
-const NOT_HONOURED: [(&str, &str); 5] = [
+const NOT_HONOURED: [(&str, &str); 4] = [
     ("ipMasq", "the plugin masquerades nobody: leave it out, and let the node do that for whom it forwards"),
-    ("enabledad", "an address is leased to one pod only, and is to be used at once: leave it out"),
     ("disableContainerInterface", "a pod's link is set up"),
-    ("vlan", "VLANs are not supported yet"),
-    ("vlanTrunk", "VLANs are not supported yet"),
+    ("vlan", "the VLANs of a bridge are not supported: plug pods into a bridge of one VLAN"),
+    ("vlanTrunk", "the VLANs of a bridge are not supported: plug pods into a bridge of one VLAN"),
 ];
 
 /// Finds the bridge that pods are plugged into; nothing where they are routed.
@@ -64,7 +64,8 @@ fn bridging(whole: &Value) -> Result<Bridging, Error> {
         let reason = "hairpinMode is set too, and does what promiscMode is for: leave one out";
         return Err(unsupported("promiscMode", &true.into(), reason));
     }
-    Ok(Bridging { bridge, role, takes_over: flag("forceAddress")?, is_promiscuous, port })
+    let (takes_over, seeks_duplicates) = (flag("forceAddress")?, flag("enabledad")?);
+    Ok(Bridging { bridge, role, takes_over, is_promiscuous, seeks_duplicates, port })
 }
 
 /// Finds the hardware address that the pod's link must have: what the runtime says first.

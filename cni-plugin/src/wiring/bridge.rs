@@ -36,6 +36,8 @@ pub struct Bridging {
     pub takes_over: bool,
     /// It takes packets that are for others.
     pub is_promiscuous: bool,
+    /// Pods look for others with the same IPv6 address before they use it.
+    pub seeks_duplicates: bool,
     /// How it treats a host end.
     pub port: Port,
 }
@@ -71,10 +73,19 @@ impl Wiring {
         Side { addresses, ..Side::default() }
     }
 
+    /// Says whether the pod looks for others with the same IPv6 address.
+    pub fn seeks_duplicates(&self) -> bool {
+        self.bridging.as_ref().is_some_and(|bridging| bridging.seeks_duplicates)
+    }
+
     /// What belongs on the end in a pod whose neighbours are on the bridge.
     pub(super) fn bridged_pod_side(&self, link: u32) -> Side {
-        let own = self.endpoints.iter().map(|endpoint| with_its_network(link, endpoint.in_subnet()));
-        Side { addresses: own.collect(), routes: self.far_routes(link), neighbours: Vec::new() }
+        let mut own: Vec<_> =
+            self.endpoints.iter().map(|endpoint| with_its_network(link, endpoint.in_subnet())).collect();
+        for address in &mut own {
+            address.flags.nodad &= !self.seeks_duplicates();
+        }
+        Side { addresses: own, routes: self.far_routes(link), neighbours: Vec::new() }
     }
 }
 

@@ -7,7 +7,7 @@ mod bridge;
 pub mod errand;
 mod limits;
 
-use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, thread, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, path::Path, thread, time::Duration};
 
 use dataplane::{
     netns::{self, Netns},
@@ -48,6 +48,9 @@ pub enum Error {
         /// The address that it should have.
         wanted: IpNetwork,
     },
+    /// Another on the bridge has the pod's address.
+    #[error("address {0} is in use by another on the bridge (enabledad)")]
+    Duplicate(IpAddr),
     /// The kernel is too old.
     #[error("macspoofchk: the kernel cannot lock the ports of a bridge: that needs Linux 5.18")]
     CannotLock,
@@ -91,6 +94,7 @@ impl Coded for Error {
             Self::Foreign { .. }
             | Self::NoBridge(_)
             | Self::Occupied { .. }
+            | Self::Duplicate(_)
             | Self::Rtnl { .. }
             | Self::RouteTaken(_)
             | Self::Sysctl { .. } => Code::Wiring,
@@ -166,6 +170,9 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
     install(&pod, &wiring.pod_side(pod_end)).await.map_err(on_new_link)?;
     install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
     wait_until_working(host, &host_end, bridge.is_some()).await?;
+    if wiring.seeks_duplicates() {
+        bridge::wait_until_unique(&pod, &wiring.pod_side(pod_end)).await?;
+    }
     bridge::find(wiring, host).await
 }
 
@@ -389,7 +396,8 @@ async fn missing(kernel: &Kernel, side: &Side, place: &str) -> Result<Vec<String
 }
 
 /// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it, and then the link that
-/// what the pod sent was limited on; says whether the host end was there. The name is proof enough: it is a hash of the attachment, and someone may have changed the hardware address.
+/// what the pod sent was limited on; says whether the host end was there. The name is proof enough: it is a hash of the
+/// attachment, and someone may have changed the hardware address.
 pub async fn demolish(host: &Kernel, host_end: &str) -> Result<bool, Error> {
     let there = find(host, host_end).await.map_err(on_host)?.filter(Link::is_veth);
     if let Some(link) = &there {

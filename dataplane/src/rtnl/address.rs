@@ -32,6 +32,17 @@ impl Address {
     }
 }
 
+/// How far the search for others with the same IPv6 address has come. // RFC 4862 §5.4
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Uniqueness {
+    /// It goes on: the address cannot be used yet.
+    Sought,
+    /// Another has the address.
+    Refuted,
+    /// Nobody else was found, or looked for.
+    Taken,
+}
+
 impl fmt::Display for Address {
     /// As `ip address` would take it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

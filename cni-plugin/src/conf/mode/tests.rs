@@ -27,6 +27,7 @@ fn a_bridge_is_asked_for_by_mode_or_by_the_reference_plugin_s_name() {
         role: Role::Switch,
         takes_over: false,
         is_promiscuous: false,
+        seeks_duplicates: false,
         port: Port::default(),
     };
     assert_eq!(parse(&json!({ "type": "bridge" })).unwrap(), Some(of_no_name.clone()));
@@ -34,7 +35,7 @@ fn a_bridge_is_asked_for_by_mode_or_by_the_reference_plugin_s_name() {
 
     let all = json!({
         "type": "fairway", "mode": "bridge", "bridge": "br7", "isDefaultGateway": true, "forceAddress": true,
-        "hairpinMode": true, "portIsolation": true, "macspoofchk": true, "vlan": 0,
+        "hairpinMode": true, "portIsolation": true, "macspoofchk": true, "vlan": 0, "enabledad": true,
     });
     let port = Port { hairpin: true, isolated: true, locked: true };
     let expected = Bridging {
@@ -42,6 +43,7 @@ fn a_bridge_is_asked_for_by_mode_or_by_the_reference_plugin_s_name() {
         role: Role::DefaultGateway,
         takes_over: true,
         is_promiscuous: false,
+        seeks_duplicates: true,
         port,
     };
     assert_eq!(parse(&all).unwrap(), Some(expected));
@@ -61,12 +63,19 @@ fn what_a_pod_would_not_get_is_refused_with_key_and_value() {
             json!({ "type": "fairway", "macspoofchk": true }),
             "2 macspoofchk=true: only bridges have it: set mode to bridge, or leave it out",
         ),
+        (
+            json!({ "type": "fairway", "enabledad": true }),
+            "2 enabledad=true: only bridges have it: set mode to bridge, or leave it out",
+        ),
         (json!({ "type": "fairway", "mode": "vxlan" }), "2 mode=\"vxlan\": routed or bridge"),
         (
             json!({ "type": "bridge", "ipMasq": true }),
             "2 ipMasq=true: the plugin masquerades nobody: leave it out, and let the node do that for whom it forwards",
         ),
-        (json!({ "type": "bridge", "vlan": 7 }), "2 vlan=7: VLANs are not supported yet"),
+        (
+            json!({ "type": "bridge", "vlan": 7 }),
+            "2 vlan=7: the VLANs of a bridge are not supported: plug pods into a bridge of one VLAN",
+        ),
         (
             json!({ "type": "bridge", "promiscMode": true, "hairpinMode": true }),
             "2 promiscMode=true: hairpinMode is set too, and does what promiscMode is for: leave one out",

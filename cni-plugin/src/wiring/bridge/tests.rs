@@ -19,8 +19,14 @@ fn dual_stack() -> Vec<Endpoint> {
 
 fn plugged(role: Role, endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) -> Result<Wiring, Error> {
     let port = Port::default();
-    let bridging =
-        Bridging { bridge: "cni0".to_owned(), role, takes_over: false, is_promiscuous: false, port };
+    let bridging = Bridging {
+        bridge: "cni0".to_owned(),
+        role,
+        takes_over: false,
+        is_promiscuous: false,
+        seeks_duplicates: false,
+        port,
+    };
     Wiring::of(Wish {
         network: "pods",
         attachment: &Attachment::new("c1", "eth0").unwrap(),

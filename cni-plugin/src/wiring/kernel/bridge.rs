@@ -2,14 +2,16 @@
 //!
 //! Many ADDs may find it missing at once. One of them makes it; each of them gives it all that it needs, whoever made it.
 
+use std::{thread, time::Duration};
+
 use dataplane::{
     hash,
-    rtnl::{self, Address, Kernel, Link, Mac},
+    rtnl::{self, Address, Kernel, Link, Mac, Uniqueness},
     sysctl,
 };
 
-use super::{Error, HOST, allow_ipv6, host_sysctl, missing, on_host, refuse_advertisements};
-use crate::wiring::{Wiring, bridge::Bridging};
+use super::{Error, HOST, allow_ipv6, host_sysctl, in_pod, missing, on_host, refuse_advertisements};
+use crate::wiring::{Side, Wiring, bridge::Bridging};
 
 /// Finds the bridge of a wiring that has one.
 pub(super) async fn find(wiring: &Wiring, host: &Kernel) -> Result<Option<Link>, Error> {
@@ -115,6 +117,28 @@ pub(super) async fn plug(wiring: &Wiring, host: &Kernel, link: u32, bridge: &Lin
             return Err(Error::CannotLock);
         }
         host.pin(link, wiring.pod_end.mac).await.map_err(on_host)?;
+    }
+    Ok(())
+}
+
+/// Waits until all addresses of a pod can be used: that nobody else has an IPv6 address takes the kernel a second or two to say.
+/// Where it never says so, the pod is wired all the same, as with the reference plugin, whose 10 seconds these are.
+pub(super) async fn wait_until_unique(pod: &Kernel, side: &Side) -> Result<(), Error> {
+    const TURN: Duration = Duration::from_millis(10);
+    let Some(link) = side.addresses.first().map(|address| address.link) else { return Ok(()) };
+    for _ in 0..1000 {
+        let found = pod.uniqueness(link).await.map_err(in_pod)?;
+        let own = found.iter().filter(|(ip, _)| side.addresses.iter().any(|own| own.network.ip() == *ip));
+        let worst = own.min_by_key(|(_, uniqueness)| match uniqueness {
+            Uniqueness::Refuted => 0,
+            Uniqueness::Sought => 1,
+            Uniqueness::Taken => 2,
+        });
+        match worst {
+            Some((ip, Uniqueness::Refuted)) => return Err(Error::Duplicate(*ip)),
+            Some((_, Uniqueness::Sought)) => thread::sleep(TURN),
+            Some((_, Uniqueness::Taken)) | None => return Ok(()),
+        }
     }
     Ok(())
 }

@@ -9,13 +9,30 @@ use netlink_packet_route::{
 };
 
 use super::{CREATE, Kernel};
-use crate::rtnl::{Address, AddressFlags, Error, Operation};
+use crate::rtnl::{Address, AddressFlags, Error, Operation, Uniqueness};
 
 impl Kernel {
     /// Lists the addresses of all links.
     pub async fn addresses(&self) -> Result<Vec<Address>, Error> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         self.list(request, "addresses", address_of).await
+    }
+
+    /// Lists the addresses of a link, and whether others have them.
+    pub async fn uniqueness(&self, link: u32) -> Result<Vec<(IpAddr, Uniqueness)>, Error> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let of_link = |message| {
+            let (address, flags) = address_and_flags(message)?;
+            let found = if flags.contains(Flags::Dadfailed) {
+                Uniqueness::Refuted
+            } else if flags.contains(Flags::Tentative) {
+                Uniqueness::Sought
+            } else {
+                Uniqueness::Taken
+            };
+            (address.link == link).then_some((address.network.ip(), found))
+        };
+        self.list(request, &format!("addresses of link {link}"), of_link).await
     }
 
     /// Adds an address to its link.
@@ -48,6 +65,10 @@ fn message_of(address: &Address) -> AddressMessage {
 }
 
 fn address_of(message: RouteNetlinkMessage) -> Option<Address> {
+    address_and_flags(message).map(|(address, _)| address)
+}
+
+fn address_and_flags(message: RouteNetlinkMessage) -> Option<(Address, Flags)> {
     let RouteNetlinkMessage::NewAddress(AddressMessage { header, attributes, .. }) = message else {
         return None;
     };
@@ -63,9 +84,9 @@ fn address_of(message: RouteNetlinkMessage) -> Option<Address> {
         }
     }
     let network = IpNetwork::new(local.or(other)?, header.prefix_len).ok()?;
-    let flags = AddressFlags {
+    let kept = AddressFlags {
         noprefixroute: flags.contains(Flags::Noprefixroute),
         nodad: flags.contains(Flags::Nodad),
     };
-    Some(Address { link: header.index, network, flags })
+    Some((Address { link: header.index, network, flags: kept }, flags))
 }
