@@ -6,14 +6,16 @@
 
 mod addresses;
 pub(crate) mod mode;
+pub(crate) mod port_mappings;
 pub(crate) mod resolv;
 
 use std::{net::IpAddr, path::PathBuf};
 
 pub use addresses::PodRoute;
 pub(crate) use addresses::pod_route;
-use dataplane::rtnl::Mac;
+use dataplane::{host_ports::claims, rtnl::Mac};
 use ipnetwork::IpNetwork;
+pub use port_mappings::PortMapping;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -34,8 +36,8 @@ pub const RUN_DIR: &str = "/run/fairway";
 /// The longest configuration that is read. No honest one comes near, with all attachments of a node in it for GC.
 pub const MOST_BYTES: usize = 16 << 20;
 
-/// What the daemon keeps beside the networks' directories: no network can be called like that.
-const FILES_OF_THE_DAEMON: [&str; 2] = [crate::node::FILE, "route_localnet"];
+/// What is kept beside the networks' directories, by the daemon or for all of them: no network can be called like that.
+const NO_NETWORKS: [&str; 3] = [crate::node::FILE, "route_localnet", claims::DIRECTORY];
 
 /// Where host-local keeps its leases, unless the configuration says otherwise.
 const HOST_LOCAL: &str = "/var/lib/cni/networks";
@@ -75,7 +77,7 @@ pub enum Error {
     Missing(&'static str),
     /// A name that cannot be one.
     #[error(
-        "name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet"
+        "name {0:?}: at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json, route_localnet or host-ports"
     )]
     Name(String),
     /// A run directory that depends on where the plugin is started.
@@ -101,6 +103,9 @@ pub enum Error {
     /// A route that leads nowhere.
     #[error("ipam.routes: {0}")]
     Route(String),
+    /// A host port that cannot be.
+    #[error("runtimeConfig.portMappings: {0}")]
+    PortMapping(String),
     /// A key that we know and cannot honour.
     #[error("{key}={value}: {reason}")]
     Unsupported {
@@ -137,6 +142,7 @@ impl Coded for Error {
             | Self::Bridge(_)
             | Self::Mac(_)
             | Self::Address { .. }
+            | Self::PortMapping(_)
             | Self::Route(_) => Code::InvalidConfiguration,
         }
     }
@@ -165,7 +171,7 @@ impl Network {
         let version: Option<String> = key(&whole, "cniVersion")?;
         let version = version.unwrap_or_else(|| "0.1.0".to_owned()).parse()?;
         let name: String = key(&whole, "name")?.ok_or(Error::Missing("name"))?;
-        if name.len() > 200 || !is_identifier(&name) || FILES_OF_THE_DAEMON.contains(&name.as_str()) {
+        if name.len() > 200 || !is_identifier(&name) || NO_NETWORKS.contains(&name.as_str()) {
             return Err(Error::Name(name));
         }
         let run_dir: PathBuf = key(&whole, "runDir")?.unwrap_or_else(|| RUN_DIR.into());
@@ -241,6 +247,8 @@ pub struct Conf {
     pub reserved: Vec<IpNetwork>,
     /// The pod's routes; otherwise a default route for each family that it has an address of.
     pub routes: Option<Vec<PodRoute>>,
+    /// Ports of the node that lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
     /// Name servers and such, passed on as they are.
     pub dns: Option<Value>,
     /// The file that name servers and such are read from, where `dns` is not there.
@@ -251,23 +259,10 @@ pub struct Conf {
     pub prev_result: Option<AddResult>,
 }
 
-/// Keys that would change what a pod gets. To go on without a word would be wrong.
-const NOT_HONOURED: [(&str, &str); 1] = [("runtimeConfig/portMappings", "host ports are not supported yet")];
-
 impl Conf {
     /// Reads the rest of a configuration.
     pub fn parse(network: Network) -> Result<Self, Error> {
         let whole = &network.whole;
-        for (path, reason) in NOT_HONOURED {
-            let value = path.split('/').try_fold(whole, |value, key| value.get(key));
-            if let Some(value) = value.filter(|value| !is_empty(value)) {
-                return Err(Error::Unsupported {
-                    key: path.replace('/', "."),
-                    value: value.to_string(),
-                    reason,
-                });
-            }
-        }
         let asked = addresses::parse(whole)?;
         let prev_result = network.prev_result()?;
         Ok(Self {
@@ -282,6 +277,7 @@ impl Conf {
             resolv_conf: asked.resolv_conf,
             host_local: asked.data_dir.unwrap_or_else(|| HOST_LOCAL.into()),
             routes: asked.routes,
+            port_mappings: port_mappings::parse(whole)?,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),
             prev_result,
             network,

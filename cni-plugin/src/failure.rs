@@ -34,6 +34,8 @@ pub enum Code {
     Altered,
     /// DEL or GC did what it could, and not all.
     Incomplete,
+    /// A port of the node is another pod's.
+    HostPortTaken,
     /// What another plugin told, that leases the addresses.
     Passed(u32),
 }
@@ -55,6 +57,7 @@ impl Code {
             Self::Wiring => 101,
             Self::Altered => 102,
             Self::Incomplete => 103,
+            Self::HostPortTaken => 104,
             Self::Passed(code) => code,
         }
     }

@@ -7,6 +7,7 @@ mod add;
 mod check;
 pub(crate) mod del;
 mod gc;
+mod host_ports;
 mod leased;
 mod loopback;
 pub(crate) mod reclaim;

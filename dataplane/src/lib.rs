@@ -6,6 +6,7 @@
 pub mod conntrack;
 pub mod disk;
 pub mod hash;
+pub mod host_ports;
 pub mod netns;
 mod nfnetlink;
 pub mod nft;

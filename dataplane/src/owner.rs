@@ -2,8 +2,12 @@
 //!
 //! Nothing without one of these marks is ever listed for deletion, changed or flushed.
 
-/// Name of the nftables tables, one per family: `ip fairway` and `ip6 fairway`.
+/// Name of the daemon's nftables tables, one per family: `ip fairway` and `ip6 fairway`.
 pub const TABLE: &str = "fairway";
+
+/// Name of the nftables tables of host ports, one per family. The plugin fills them, whether there is a daemon or not; a daemon
+/// puts back what others take out of them.
+pub const HOST_PORTS_TABLE: &str = "fairway-host-ports";
 
 /// Protocol number of the routes we own (`ip route show proto 70`).
 pub const ROUTE_PROTOCOL: u8 = 70;

@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode};
+use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
@@ -26,7 +26,7 @@ use proxy::{
         flows::{Backlog, Flows},
         followers::Followers,
         nodes::{self, NodeRoutes},
-        repair::Repair,
+        repair::{Repair, host_ports::HostPorts},
         services::Nftables,
         sysctls,
     },
@@ -84,6 +84,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
+    let touched = Arc::default();
+    let repair = repair.telling_of_host_ports(Arc::clone(&touched));
+    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?;
     let backlog = Backlog::default();
     // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
     let guard_localhost = !config.localhost_node_ports && !is_route_localnet_put_back(config);
@@ -128,6 +131,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let stop = cancelled.clone();
     tasks.spawn(async move {
         flows.run(stop).await;
+        Ok(())
+    });
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
+        host_ports.run(stop).await;
         Ok(())
     });
     let stop = cancelled.clone();

@@ -7,14 +7,16 @@
     reason = "a test that cannot go on fails, and plays the container runtime"
 )]
 
+mod host_ports;
 mod killed;
 mod runtime;
 
 use std::{path::PathBuf, process::Command};
 
 use cni_plugin::Environment;
-use dataplane::sysctl;
+use dataplane::{packet::Family, sysctl};
 use fairway_lab::binaries;
+use host_ports::{claims, held, mapping};
 use killed::{End, kill_before};
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,
@@ -45,6 +47,13 @@ fn bridged() -> Value {
     ] {
         conf[key] = value;
     }
+    conf
+}
+
+fn with_host_ports() -> Value {
+    let mut conf = dual_stack();
+    let mappings = [mapping(8080, 80, "tcp"), mapping(53, 5353, "udp")];
+    conf["runtimeConfig"] = json!({ "portMappings": mappings });
     conf
 }
 
@@ -104,13 +113,20 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         assert_eq!(owners, [""; 0], "{at}");
         let tuned = runtime.inside("a", || sysctl::read("net/core/somaxconn").unwrap());
         assert_eq!(tuned, "4096", "{at}: as it was before");
+        assert_eq!(claims(&runtime), [""; 0], "{at}");
+        for family in Family::ALL {
+            assert_eq!(held(&runtime, family), [""; 0], "{at}");
+        }
         let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
         assert!(eth0.unwrap_err().is_not_found(), "{at}");
         success(&collect(&runtime));
         let left = runtime.files("/run/fairway");
         let whose_turn_it_is =
             ["/run/fairway/pods/boot", "/run/fairway/pods/last/", "/run/fairway/pods/freed/"];
-        let is_kept = |file: &String| whose_turn_it_is.iter().any(|kept| file.starts_with(kept));
+        let is_kept = |file: &String| {
+            whose_turn_it_is.iter().any(|kept| file.starts_with(kept))
+                || file == "/run/fairway/host-ports/lock"
+        };
         assert!(left.iter().all(is_kept), "{at}: {left:?}");
         assert!(!left.iter().any(|file| file.contains("/.draft-")), "{at}: {left:?}");
     }
@@ -183,6 +199,20 @@ fairway_lab::sandbox_tests! {
         assert_eq!(delete(1 << 30), (false, true));
         assert_eq!(delete(std::process::id()), (true, false));
         assert_eq!(delete(std::process::id()), (false, false));
+    }
+
+    fn an_add_with_host_ports_that_is_killed_anywhere_leaves_what_del_gc_and_the_same_add_set_right() {
+        for remedy in Remedy::ALL {
+            let with_traces = at_every_step(&with_host_ports(), "ADD", remedy);
+            assert!(with_traces > 40, "{with_traces}");
+        }
+    }
+
+    fn a_del_with_host_ports_that_is_killed_anywhere_is_finished_by_the_next_and_by_gc() {
+        for remedy in Remedy::ALL {
+            let with_traces = at_every_step(&with_host_ports(), "DEL", remedy);
+            assert!(with_traces > 8, "{with_traces}");
+        }
     }
 
     fn a_namespace_that_has_vanished_is_named_and_nothing_is_left() {

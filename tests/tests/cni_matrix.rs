@@ -98,7 +98,7 @@ fairway_lab::sandbox_tests! {
             json!({
                 "cniVersion": "0.4.0",
                 "code": 7,
-                "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet",
+                "msg": "name \"../../etc\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json, route_localnet or host-ports",
             })
         );
         assert_eq!(runtime.files("/run/fairway"), [""; 0]);
@@ -119,7 +119,9 @@ fairway_lab::sandbox_tests! {
         );
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": 7 })).0, 6);
         assert_eq!(fail("ADD", "c1", own, json!({ "ipam": { "subnet": "10.0.0.0/32" } })).0, 7);
-        assert_eq!(fail("ADD", "c1", own, json!({ "runtimeConfig": { "portMappings": [{}, 1] } })).0, 2);
+        let mapping = json!({ "hostPort": 80, "containerPort": 80, "protocol": "dccp" });
+        assert_eq!(fail("ADD", "c1", own, json!({ "runtimeConfig": { "portMappings": [mapping] } })).0, 2);
+        assert_eq!(fail("ADD", "c1", own, json!({ "runtimeConfig": { "portMappings": [{}, 1] } })).0, 6);
         assert_eq!(
             fail("ADD", "c1", own, json!({})),
             (8, "pod default/c1: CNI_NETNS is the plugin's own network namespace".to_owned())

@@ -105,8 +105,8 @@ fn assert_lists(listing: &[serde_json::Value], table: &Table) {
     assert_eq!(chains.len(), table.chains.len());
     for (name, chain) in &table.chains {
         let hook = chain.hook.map(|hook| match hook {
-            Hook::Prerouting | Hook::RawPrerouting => NfHook::Prerouting,
-            Hook::Output | Hook::FilterOutput => NfHook::Output,
+            Hook::Prerouting | Hook::LatePrerouting | Hook::RawPrerouting => NfHook::Prerouting,
+            Hook::Output | Hook::LateOutput | Hook::FilterOutput => NfHook::Output,
             Hook::FilterForward => NfHook::Forward,
             Hook::Postrouting => NfHook::Postrouting,
         });
@@ -147,6 +147,12 @@ const NUMBERS: SetType =
 const HOSTS: SetType = SetType { key: KeyType::Address, data: DataType::None, counter: false, dynamic: None };
 const RANGES: SetType =
     SetType { key: KeyType::Service, data: DataType::Verdict, counter: false, dynamic: None };
+const PORT_ENDPOINTS: SetType =
+    SetType { key: KeyType::Port, data: DataType::Endpoint, counter: false, dynamic: None };
+const SERVICE_ENDPOINTS: SetType =
+    SetType { key: KeyType::Service, data: DataType::Endpoint, counter: false, dynamic: None };
+const EXPOSED: SetType =
+    SetType { key: KeyType::Service, data: DataType::None, counter: false, dynamic: None };
 const CLIENTS: SetType =
     SetType { key: KeyType::Client, data: DataType::Number, counter: false, dynamic: Some(1024) };
 
@@ -172,6 +178,14 @@ fn maps(vip: IpAddr, pod: IpAddr) -> BTreeMap<MapName, Map> {
     map("pairs", PAIRS, vec![(Key::Addresses(pod, pod), Data::None.into())]);
     map("hosts", HOSTS, vec![(Key::Address(vip), Data::None.into())]);
     map("clients", CLIENTS, vec![]);
+    let endpoint = || Element::from(Data::Endpoint((pod, 8080).into()));
+    map("any", PORT_ENDPOINTS, vec![(Key::Port(Protocol::Tcp, 8080), endpoint())]);
+    map(
+        "one",
+        SERVICE_ENDPOINTS,
+        vec![(Key::Service(vip, Protocol::Udp, 8080), endpoint().with_comment("a/b"))],
+    );
+    map("exposed", EXPOSED, vec![(Key::Service(pod, Protocol::Sctp, 8080), Data::None.into())]);
     let ranges = Data::Verdict(Verdict::Jump("ranges-1".into()));
     map("ranges", RANGES, vec![(Key::Service(vip, Protocol::Udp, 53), ranges.into())]);
     let rr = Data::Verdict(Verdict::Goto("rr-1".into()));
@@ -196,6 +210,7 @@ fn everything(family: Family) -> Table {
         table.chains.insert(name.into(), Chain { hook, rules });
     };
     filters(&mut chain, network);
+    host_ports(&mut chain);
     let priority = |map: &'static str, mask| Source::ByPriority { mask, map: map.into() };
     chain(
         "prerouting",
@@ -282,6 +297,24 @@ fn everything(family: Family) -> Table {
         ],
     );
     table
+}
+
+/// The chains that come after those of services.
+fn host_ports(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>)) {
+    let find = || {
+        vec![
+            rule([Statement::Dnat(Source::ByService("one".into()))]),
+            rule([Statement::Match(Match::ToThisHost), Statement::Dnat(Source::ByPort("any".into()))]),
+        ]
+    };
+    chain("late-prerouting", Some(Hook::LatePrerouting), find());
+    chain("late-output", Some(Hook::LateOutput), find());
+    let sources = rule([
+        Statement::Match(Match::ServiceIn("exposed".into())),
+        Statement::Match(Match::BetweenBridges),
+        Statement::Masquerade,
+    ]);
+    chain("sources", Some(Hook::Postrouting), vec![sources]);
 }
 
 /// The chains of type filter, with one that they jump to.

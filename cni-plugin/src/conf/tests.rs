@@ -109,7 +109,7 @@ fn what_makes_no_sense_is_named() {
         (json!({ "name": null }), "7 name is missing in the network configuration"),
         (
             json!({ "name": "../x" }),
-            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json or route_localnet",
+            "7 name \"../x\": at most 200 of a-z A-Z 0-9 _ . - and a letter or digit first, and not node.json, route_localnet or host-ports",
         ),
         (json!({ "runDir": "run" }), "7 runDir \"run\": must be an absolute path"),
         (
@@ -188,8 +188,8 @@ fn what_is_no_json_cannot_be_decoded() {
 fn what_would_be_wrong_to_ignore_is_refused_with_key_and_value() {
     for (more, told) in [
         (
-            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80 }] } }),
-            "2 runtimeConfig.portMappings=[{\"hostPort\":80}]: host ports are not supported yet",
+            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80, "containerPort": 80, "protocol": "dccp" }] } }),
+            "2 runtimeConfig.portMappings.protocol=dccp: tcp, udp or sctp",
         ),
         (
             json!({ "args": { "cni": { "mac": "01:00:5e:00:00:01" } } }),

@@ -86,6 +86,7 @@ impl Coded for Error {
 /// The leases of one network.
 #[derive(Debug, Clone)]
 pub struct Store {
+    run_dir: Directory,
     network: Directory,
     owners: Directory,
     leases: Directory,
@@ -98,12 +99,18 @@ impl Store {
     pub fn of(run_dir: &Directory, network: &str) -> Result<Self, Error> {
         let network = run_dir.directory(network)?;
         Ok(Self {
+            run_dir: run_dir.clone(),
             owners: network.directory("owners")?,
             leases: network.directory("leases")?,
             turns: Turns::of(&network)?,
             network,
             predecessor: None,
         })
+    }
+
+    /// The directory that those of all networks are in.
+    pub fn run_dir(&self) -> &Directory {
+        &self.run_dir
     }
 
     /// Makes the directories, and says whether there is room for a lease in them.

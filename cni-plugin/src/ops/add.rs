@@ -1,11 +1,11 @@
-//! ADD: a lease, a link, a result; or none of them.
+//! ADD: a lease, a link, host ports, a result; or none of them.
 
 use std::{fs, path::Path};
 
 use dataplane::rtnl::Kernel;
 use serde_json::Value;
 
-use super::{Error, Plan, Sandbox, kernel, reclaim, store, tune};
+use super::{Error, Plan, Sandbox, host_ports, kernel, reclaim, store, tune};
 use crate::{
     conf::{Conf, Network, resolv},
     delegate::Delegate,
@@ -35,7 +35,8 @@ pub(super) async fn run(
         None => store(&conf.network)?.after_host_local(&conf.host_local, &conf.network.name)?,
     };
 
-    let record = record_of(target, &sandbox)?;
+    let record = Record { port_mappings: conf.port_mappings.clone(), ..record_of(target, &sandbox)? };
+    host_ports::withdraw_others(&conf.network.name, &store, &target.attachment, &record)?;
     let record = match delegate {
         Some(delegate) => lease_elsewhere(&store, target, record, delegate)?,
         None => lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?,
@@ -44,6 +45,7 @@ pub(super) async fn run(
         let wiring = plan.wiring(&conf, target, &record)?;
         let bridge = wire::build(&wiring, &host, &sandbox.netns).await?;
         tune::tune(&conf.tuning, target, &sandbox, &store).await?;
+        host_ports::publish(&conf.network.name, &store, &record, &wiring, &host).await?;
         Ok::<_, Failure>(wiring.result(&target.netns.to_string_lossy(), bridge.as_ref()))
     };
     match wired.await {
@@ -127,7 +129,7 @@ fn record_of(target: &Target, sandbox: &Sandbox) -> Result<Record, Error> {
     Ok(Record {
         netns: target.netns.to_string_lossy().into_owned(),
         netns_inode: sandbox.inode,
-        boot_id: reclaim::boot_id()?,
+        boot_id: reclaim::boot_id().map_err(Error::Boot)?,
         pod: target.pod.as_ref().map(ToString::to_string),
         ..Record::of(&target.attachment, target.now)
     })

@@ -2,7 +2,7 @@
 
 use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, kernel, store, tune};
+use super::{Error, Plan, Sandbox, host_ports, kernel, store, tune};
 use crate::{
     conf::{self, Conf, Network},
     delegate::Delegate,
@@ -40,7 +40,8 @@ pub(super) async fn run(
     let returned = conf.prev_result.clone().ok_or(conf::Error::Missing("prevResult"))?;
     let sandbox = Sandbox::open(target)?;
     let plan = Plan::of(&conf, None)?;
-    let record = store(&conf.network)?.find(&target.attachment)?.ok_or(Altered::NoLease)?;
+    let store = store(&conf.network)?;
+    let record = store.find(&target.attachment)?.ok_or(Altered::NoLease)?;
     if let Some(delegate) = delegate {
         delegate.pass_on()?;
     }
@@ -64,6 +65,7 @@ pub(super) async fn run(
     let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
     faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
     faults.extend(tune::faults(&conf.tuning, &wiring.pod_end.name, &sandbox.netns, &pod).await?);
+    faults.extend(host_ports::faults(&conf.network.name, &store, &record, &wiring)?);
     if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
 }
 

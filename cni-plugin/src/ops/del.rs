@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dataplane::rtnl::Kernel;
 
-use super::{kernel, store, tune};
+use super::{host_ports, kernel, store, tune};
 use crate::{
     conf::Network,
     delegate::Delegate,
@@ -34,16 +34,19 @@ pub(super) async fn run(
     undo(&network.name, &host, &store(network)?, (attachment, delegate)).await
 }
 
-/// Removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more. A kernel parameter
-/// that cannot be set back stands in the way of nothing, and is told of in the end.
+/// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more.
+/// Where host ports stay, the link goes all the same. A kernel parameter that cannot be set back stands in the way of nothing, and
+/// is told of in the end.
 pub(crate) async fn undo(
     network: &str,
     host: &Kernel,
     store: &Store,
     (attachment, delegate): (&Attachment, Option<&Delegate<'_>>),
 ) -> Result<(), Failure> {
+    let withdrawn = host_ports::withdraw(network, store, attachment);
     let untuned = tune::untune(store, attachment);
     wire::demolish(host, &host_end_of(network, attachment)).await?;
+    withdrawn?;
     if let Some(delegate) = delegate {
         delegate.release(attachment)?;
     }

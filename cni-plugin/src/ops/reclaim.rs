@@ -28,7 +28,15 @@ impl Node {
     /// Looks at it. List leases first, and then this: the link of a lease is made after it.
     pub(crate) async fn look(host: &Kernel) -> Result<Self, Failure> {
         let links = host.links().await.map_err(Error::Kernel)?;
-        Ok(Self { boot_id: boot_id()?, links: links.into_iter().map(|link| link.name).collect() })
+        Ok(Self {
+            boot_id: boot_id().map_err(Error::Boot)?,
+            links: links.into_iter().map(|link| link.name).collect(),
+        })
+    }
+
+    /// This boot.
+    pub(super) fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     /// Tells how the lease of an attachment stands.
@@ -45,8 +53,8 @@ impl Node {
 }
 
 /// This boot.
-pub(super) fn boot_id() -> Result<String, Error> {
-    sysctl::read("kernel/random/boot_id").map_err(Error::Boot)
+pub(super) fn boot_id() -> Result<String, sysctl::Error> {
+    sysctl::read("kernel/random/boot_id")
 }
 
 fn found_at(netns: &str) -> Found {

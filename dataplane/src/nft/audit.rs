@@ -89,18 +89,15 @@ impl Audit {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
                 Ok(Some((family, Doubt::about_outline())))
             }
-            Err(source) => Err(Error::List { what: "a page of elements", family, source }),
+            Err(source) => Err(self.socket.unlisted("a page of elements", family, source)),
         }
     }
 
     fn open(&self, plan: Plan) -> Result<Reading, Error> {
         let family = plan.family;
         let by_map = |w: &mut Writer| w.put_name(2, &plan.name);
-        self.socket.ask(family, encode::GET_ELEMENTS, DUMP, by_map).map_err(|source| Error::List {
-            what: "elements",
-            family,
-            source,
-        })?;
+        let asked = self.socket.ask(family, encode::GET_ELEMENTS, DUMP, by_map);
+        asked.map_err(|source| self.socket.unlisted("elements", family, source))?;
         Ok(Reading { plan, seen: Vec::new() })
     }
 

@@ -166,9 +166,7 @@ impl Socket {
         });
         match read {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(true),
-            read => {
-                read.map(|()| is_ours).map_err(|source| Error::List { what: "an element", family, source })
-            }
+            read => read.map(|()| is_ours).map_err(|source| self.unlisted("an element", family, source)),
         }
     }
 }

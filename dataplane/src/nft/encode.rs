@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     nfnetlink::{ACK, REQUEST},
-    owner,
     packet::Family,
 };
 
@@ -61,6 +60,8 @@ pub(super) const FINGERPRINT: u8 = 0xf7;
 #[derive(Debug)]
 pub(super) struct Batch {
     writer: Writer,
+    /// The name of the tables that it changes.
+    table: &'static str,
     /// Which change each message came from; the first has sequence number 1.
     origins: Vec<Origin>,
     /// The sequence number of the end, whose acknowledgement says that all is committed.
@@ -114,9 +115,9 @@ impl Batch {
     }
 }
 
-/// Encodes a transaction as one batch.
-pub(super) fn batch(transaction: &Transaction) -> Batch {
-    let mut batch = Batch { writer: Writer::default(), origins: Vec::new(), end: 0 };
+/// Encodes a transaction on tables of that name as one batch.
+pub(super) fn batch(table: &'static str, transaction: &Transaction) -> Batch {
+    let mut batch = Batch { writer: Writer::default(), table, origins: Vec::new(), end: 0 };
     batch.bracket(BATCH_BEGIN, REQUEST, 0);
     for (change, (family, what)) in transaction.changes().iter().enumerate() {
         batch.change(change, *family, what);
@@ -150,7 +151,7 @@ impl Batch {
         let sequence = self.next_sequence();
         self.origins.push(Origin { change, first_element: 0, start: self.writer.len() });
         let open = self.writer.open_message(kind, REQUEST | flags, sequence, family_number(family), 0);
-        self.writer.put_name(1, owner::TABLE);
+        self.writer.put_name(1, self.table);
         open
     }
 
@@ -254,6 +255,8 @@ pub(super) fn place(hook: Hook) -> (&'static str, u32, i32) {
     match hook {
         Hook::Prerouting => ("nat", 0, -100),
         Hook::Output => ("nat", 3, -100),
+        Hook::LatePrerouting => ("nat", 0, -99),
+        Hook::LateOutput => ("nat", 3, -99),
         Hook::Postrouting => ("nat", 4, 100),
         Hook::RawPrerouting => ("filter", 0, -300),
         Hook::FilterForward => ("filter", 2, 0),

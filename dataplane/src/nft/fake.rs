@@ -168,16 +168,20 @@ fn chain_of(verdict: &Verdict) -> Option<&ChainName> {
 /// The maps that a statement looks into.
 fn maps_of(statement: &Statement) -> impl Iterator<Item = &MapName> {
     let (first, second) = match statement {
-        Statement::SetPriority(source) | Statement::VerdictMap(source) => match source {
-            Source::ByService(map)
-            | Source::ByPort(map)
-            | Source::ByPriority { map, .. }
-            | Source::ByClient { map, .. } => (Some(map), None),
-            Source::Rotation { .. } | Source::Random { .. } | Source::ByHash { .. } => (None, None),
-        },
+        Statement::SetPriority(source) | Statement::VerdictMap(source) | Statement::Dnat(source) => {
+            match source {
+                Source::ByService(map)
+                | Source::ByPort(map)
+                | Source::ByPriority { map, .. }
+                | Source::ByClient { map, .. } => (Some(map), None),
+                Source::Rotation { .. } | Source::Random { .. } | Source::ByHash { .. } => (None, None),
+            }
+        }
         Statement::DnatByPriority(map)
         | Statement::Remember(Affinity { map, .. })
-        | Statement::Match(Match::AddressesIn(map) | Match::DestinationIn(map)) => (Some(map), None),
+        | Statement::Match(Match::AddressesIn(map) | Match::DestinationIn(map) | Match::ServiceIn(map)) => {
+            (Some(map), None)
+        }
         Statement::DnatAsRemembered { slots, affinity } => (Some(slots), Some(&affinity.map)),
         _ => (None, None),
     };

@@ -44,6 +44,7 @@ pub struct Monitor {
     buffer: Vec<u8>,
     /// What the transaction that is being told of has done so far.
     doubts: BTreeMap<Family, Doubt>,
+    are_host_ports_touched: bool,
     notices: VecDeque<Notice>,
 }
 
@@ -61,6 +62,8 @@ pub enum Notice {
 pub struct Intrusion {
     /// What is in doubt since.
     pub doubts: BTreeMap<Family, Doubt>,
+    /// Whether it is about the tables of host ports: the plugin changes them too, rightly.
+    pub are_host_ports_touched: bool,
     /// Who did it, where the kernel tells.
     pub by: Option<Process>,
 }
@@ -96,7 +99,8 @@ impl Monitor {
         };
         let netlink = open().map_err(|source| Error::Open { hint: HINT, source })?;
         let buffer = Vec::with_capacity(LONGEST);
-        let monitor = Self { netlink, buffer, doubts: BTreeMap::new(), notices: VecDeque::new() };
+        let (doubts, notices) = (BTreeMap::new(), VecDeque::new());
+        let monitor = Self { netlink, buffer, doubts, are_host_ports_touched: false, notices };
         monitor.join()?;
         Ok(monitor)
     }
@@ -162,10 +166,16 @@ impl Monitor {
         for message in Messages(&buffer) {
             if message.kind == NEW_GENERATION {
                 self.close(process(&message));
-            } else if message.attributes().name(1) == Some(owner::TABLE)
-                && let Some(family) = family(&message)
-            {
-                doubt(self.doubts.entry(family).or_default(), &message);
+                continue;
+            }
+            match message.attributes().name(1) {
+                Some(owner::TABLE) => {
+                    if let Some(family) = family(&message) {
+                        doubt(self.doubts.entry(family).or_default(), &message);
+                    }
+                }
+                Some(owner::HOST_PORTS_TABLE) => self.are_host_ports_touched = true,
+                _ => {}
             }
         }
         self.buffer = buffer;
@@ -175,8 +185,9 @@ impl Monitor {
     fn close(&mut self, by: Option<Process>) {
         let mut doubts = std::mem::take(&mut self.doubts);
         doubts.retain(|_, doubt| !doubt.is_empty());
-        if !doubts.is_empty() {
-            self.notices.push_back(Notice::Changed(Intrusion { doubts, by }));
+        let are_host_ports_touched = std::mem::take(&mut self.are_host_ports_touched);
+        if !doubts.is_empty() || are_host_ports_touched {
+            self.notices.push_back(Notice::Changed(Intrusion { doubts, are_host_ports_touched, by }));
         }
     }
 }

@@ -51,7 +51,8 @@ impl Prune {
         gone: BTreeSet<u32>,
     ) -> Result<(), Error> {
         let by_map = |w: &mut Writer| w.put_name(2, &map);
-        self.socket.ask(family, encode::GET_ELEMENTS, DUMP, by_map).map_err(failed(family))?;
+        let asked = self.socket.ask(family, encode::GET_ELEMENTS, DUMP, by_map);
+        asked.map_err(|source| self.failed(family, source))?;
         self.reading = Some(Reading { family, map, kind, gone, found: Vec::new() });
         Ok(())
     }
@@ -68,7 +69,7 @@ impl Prune {
                     decode::elements(family, &mut page, attributes);
                 }
             });
-            let is_last = answer.map_err(failed(family))?;
+            let is_last = answer.map_err(|source| self.failed(family, source))?;
             let gone = page.elements.into_iter().filter(|(_, element)| match element.data {
                 Data::Number(number) => reading.gone.contains(&number),
                 _ => false,
@@ -80,6 +81,10 @@ impl Prune {
             self.reading = Some(reading);
         }
         Ok(None)
+    }
+
+    fn failed(&self, family: Family, source: io::Error) -> Error {
+        self.socket.unlisted("remembered clients", family, source)
     }
 }
 
@@ -104,8 +109,4 @@ impl Reading {
         }
         Ok(found.len())
     }
-}
-
-fn failed(family: Family) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::List { what: "remembered clients", family, source }
 }

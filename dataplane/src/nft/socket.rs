@@ -10,8 +10,8 @@ use super::{
     encode::{self, Batch},
     held::Held,
     message::{Attributes, Messages, Writer, u32_ne},
-    table::Map,
-    text::In,
+    table::{Map, Table},
+    text::Named,
     transaction::{Change, Transaction},
 };
 use crate::{
@@ -65,10 +65,12 @@ pub enum Error {
     #[error("outcome of a transaction is unknown")]
     OutcomeUnknown(#[source] io::Error),
     /// Our tables could not be listed.
-    #[error("list {what} of table {family} {table}{}", needs(source), table = owner::TABLE)]
+    #[error("list {what} of table {family} {table}{}", needs(source))]
     List {
         /// What was listed.
         what: &'static str,
+        /// The table's name.
+        table: &'static str,
         /// The table's family.
         family: Family,
         /// What the system said.
@@ -108,18 +110,25 @@ impl Error {
     }
 }
 
-/// A socket to the nftables of one network namespace.
+/// A socket to our tables of one name in the nftables of one network namespace.
 #[derive(Debug)]
 pub struct Socket {
     channel: Channel,
+    table: &'static str,
 }
 
 impl Socket {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens a socket in the calling thread's network namespace, to the daemon's tables.
     pub fn open() -> Result<Self, Error> {
         let hint = "the kernel needs nf_tables (CONFIG_NF_TABLES)";
         let channel = Channel::open(SEND_BUFFER).map_err(|source| Error::Open { hint, source })?;
-        Ok(Self { channel })
+        Ok(Self { channel, table: owner::TABLE })
+    }
+
+    /// The same socket, but to the tables of host ports.
+    #[must_use]
+    pub fn to_host_ports(self) -> Self {
+        Self { table: owner::HOST_PORTS_TABLE, ..self }
     }
 
     /// Opens a socket inside a network namespace; it stays there wherever it is used.
@@ -139,7 +148,7 @@ impl Socket {
         if transaction.is_empty() {
             return Ok(());
         }
-        let batch = encode::batch(transaction);
+        let batch = encode::batch(self.table, transaction);
         self.channel.send(batch.bytes()).map_err(|source| {
             let too_large = source.raw_os_error() == Some(nix::libc::EMSGSIZE);
             let hint = if too_large {
@@ -166,11 +175,48 @@ impl Socket {
                 if errno != 0 && refused.is_none() {
                     let explained = message.flags & EXPLAINED != 0;
                     let words = explained.then(|| Attributes(message.body.get(20..).unwrap_or_default()));
-                    refused = Some(refusal(transaction, &batch, message.sequence, errno, words));
+                    refused = Some(self.refusal((transaction, &batch), message.sequence, errno, words));
                 }
             }
         }
         refused.or(lost.map(Error::OutcomeUnknown)).map_or(Ok(()), Err)
+    }
+
+    /// Names the change, and among many elements the one, that the kernel refused.
+    fn refusal(
+        &self,
+        (transaction, batch): (&Transaction, &Batch),
+        sequence: u32,
+        errno: i32,
+        words: Option<Attributes<'_>>,
+    ) -> Error {
+        const REASON: u16 = 1;
+        const OFFSET: u16 = 2;
+        let origin = batch.origin(sequence);
+        let element = origin.and_then(|origin| {
+            let offset = words?.find(OFFSET).map(u32_ne)?;
+            batch.element_at(origin, offset)
+        });
+        let change = origin.and_then(|origin| transaction.changes().get(origin.change));
+        let change = change.map_or_else(
+            || "the transaction as a whole".to_owned(),
+            |(family, change)| {
+                let one = match (change, element) {
+                    (Change::AddElements(map, kind, elements), Some(at)) => {
+                        let one = elements.iter().skip(at).take(1).cloned().collect();
+                        Change::AddElements(map.clone(), *kind, one)
+                    }
+                    (Change::DeleteElements(map, kind, keys), Some(at)) => {
+                        let one = keys.iter().skip(at).take(1).copied().collect();
+                        Change::DeleteElements(map.clone(), *kind, one)
+                    }
+                    _ => change.clone(),
+                };
+                Named(self.table, &(*family, one)).to_string()
+            },
+        );
+        let reason = words.and_then(|words| words.name(REASON)).map(str::to_owned);
+        Error::Refused { change, reason, source: io::Error::from_raw_os_error(errno) }
     }
 
     /// Lists what the kernel holds of our table of that family; `None` if there is no such table. Elements that rules
@@ -188,6 +234,14 @@ impl Socket {
         })
     }
 
+    /// Says whether the kernel holds all chains, rules and maps of a table, whatever their elements, and no others.
+    pub fn is_outline_of(&self, table: &Table) -> Result<bool, Error> {
+        let outline = self.outline(table.family)?;
+        let empty = |map: &Map| Map::new(map.kind);
+        let maps = table.maps.iter().map(|(name, map)| (name.clone(), empty(map))).collect();
+        Ok(outline == Some(Held { maps, ..Held::from(table) }))
+    }
+
     /// Lists all but the elements of maps.
     pub(super) fn outline(&self, family: Family) -> Result<Option<Held>, Error> {
         uninterrupted(|| self.list_outline(family))
@@ -195,7 +249,8 @@ impl Socket {
 
     fn list_outline(&self, family: Family) -> Result<Option<Held>, Error> {
         const GET_TABLE: u16 = encode::kind(1);
-        let fail = |what| move |source| Error::List { what, family, source };
+        let table = self.table;
+        let fail = |what| move |source| Error::List { what, table, family, source };
         let mut held = Held::new(family);
         let by_table = |_: &mut Writer| {};
         let flags = |_: u16, attributes: Attributes<'_>| {
@@ -207,19 +262,19 @@ impl Socket {
             Err(error) => return Err(fail("the name")(error)),
         }
         self.request(family, encode::GET_CHAIN, DUMP, by_table, |kind, attributes| {
-            if kind == encode::NEW_CHAIN && attributes.name(1) == Some(owner::TABLE) {
+            if kind == encode::NEW_CHAIN && attributes.name(1) == Some(table) {
                 decode::chain(&mut held, attributes);
             }
         })
         .map_err(fail("chains"))?;
         self.request(family, encode::GET_RULE, DUMP, by_table, |kind, attributes| {
-            if kind == encode::NEW_RULE && attributes.name(1) == Some(owner::TABLE) {
+            if kind == encode::NEW_RULE && attributes.name(1) == Some(table) {
                 decode::rule(&mut held, attributes);
             }
         })
         .map_err(fail("rules"))?;
         self.request(family, encode::GET_SET, DUMP, by_table, |kind, attributes| {
-            if kind == encode::NEW_SET && attributes.name(1) == Some(owner::TABLE) {
+            if kind == encode::NEW_SET && attributes.name(1) == Some(table) {
                 decode::map(&mut held, attributes);
             }
         })
@@ -236,8 +291,13 @@ impl Socket {
                 are_ours &= decode::elements(family, map, attributes);
             }
         })
-        .map_err(|source| Error::List { what: "elements", family, source })?;
+        .map_err(|source| self.unlisted("elements", family, source))?;
         Ok(are_ours)
+    }
+
+    /// Why something of our table could not be listed.
+    pub(super) fn unlisted(&self, what: &'static str, family: Family, source: io::Error) -> Error {
+        Error::List { what, table: self.table, family, source }
     }
 
     /// The number of the last transaction that anybody committed in this namespace.
@@ -254,7 +314,7 @@ impl Socket {
                 generation = attributes.u32(1).unwrap_or(0);
             },
         )
-        .map_err(|source| Error::List { what: "the generation", family, source })?;
+        .map_err(|source| self.unlisted("the generation", family, source))?;
         Ok(generation)
     }
 
@@ -284,7 +344,7 @@ impl Socket {
         const SEQUENCE: u32 = 1;
         let mut writer = Writer::default();
         let open = writer.open_message(kind, REQUEST | flags, SEQUENCE, encode::family_number(family), 0);
-        writer.put_name(1, owner::TABLE);
+        writer.put_name(1, self.table);
         name(&mut writer);
         writer.close_message(open);
         self.channel.send(writer.bytes())
@@ -310,38 +370,4 @@ pub(super) fn uninterrupted<T>(mut list: impl FnMut() -> Result<T, Error>) -> Re
         }
     }
     list()
-}
-
-/// Names the change, and among many elements the one, that the kernel refused.
-fn refusal(
-    transaction: &Transaction,
-    batch: &Batch,
-    sequence: u32,
-    errno: i32,
-    words: Option<Attributes<'_>>,
-) -> Error {
-    const REASON: u16 = 1;
-    const OFFSET: u16 = 2;
-    let origin = batch.origin(sequence);
-    let element = origin.and_then(|origin| {
-        let offset = words?.find(OFFSET).map(u32_ne)?;
-        batch.element_at(origin, offset)
-    });
-    let change = origin.and_then(|origin| transaction.changes().get(origin.change));
-    let change = change.map_or_else(
-        || "the transaction as a whole".to_owned(),
-        |(family, change)| match (change, element) {
-            (Change::AddElements(map, kind, elements), Some(at)) => {
-                let one = elements.iter().skip(at).take(1).cloned().collect();
-                In(*family, &Change::AddElements(map.clone(), *kind, one)).to_string()
-            }
-            (Change::DeleteElements(map, kind, keys), Some(at)) => {
-                let one = keys.iter().skip(at).take(1).copied().collect();
-                In(*family, &Change::DeleteElements(map.clone(), *kind, one)).to_string()
-            }
-            _ => In(*family, change).to_string(),
-        },
-    );
-    let reason = words.and_then(|words| words.name(REASON)).map(str::to_owned);
-    Error::Refused { change, reason, source: io::Error::from_raw_os_error(errno) }
 }

@@ -19,7 +19,7 @@ pub type ChainName = Cow<'static, str>;
 /// The name of a map or set.
 pub type MapName = Cow<'static, str>;
 
-/// One of our tables: `ip fairway` or `ip6 fairway`.
+/// One of our tables, `ip fairway` or `ip6 fairway`, say: what is in it. Its name is the socket's to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// The address family that it serves.
@@ -54,6 +54,10 @@ pub enum Hook {
     Prerouting,
     /// Type nat: packets of local processes.
     Output,
+    /// Type nat: packets that arrive, once those of [`Hook::Prerouting`] have not rewritten them.
+    LatePrerouting,
+    /// Type nat: packets of local processes, once those of [`Hook::Output`] have not rewritten them.
+    LateOutput,
     /// Type nat: packets that leave, after routing.
     Postrouting,
     /// Type filter: packets that arrive, before connection tracking has seen them.
@@ -66,9 +70,11 @@ pub enum Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Prerouting,
         Self::Output,
+        Self::LatePrerouting,
+        Self::LateOutput,
         Self::Postrouting,
         Self::RawPrerouting,
         Self::FilterForward,
@@ -95,6 +101,8 @@ pub enum Statement {
     VerdictMap(Source),
     /// Resets the priority and rewrites the destination to the endpoint that the map holds for what the priority was.
     DnatByPriority(MapName),
+    /// `dnat to <key> map @map`: rewrites the destination to the endpoint that is found under the key; without one the rule ends.
+    Dnat(Source),
     /// Rewrites the source to the address of the leaving link, with a random port.
     Masquerade,
     /// Rewrites the destination to an address of this host: one of the link that the packet came in by, or loopback. The port stays.
@@ -174,8 +182,12 @@ pub enum Match {
     },
     /// `ct status dnat`.
     DestinationRewritten,
+    /// `meta iifkind "bridge" meta oifkind "bridge"`: from one bridge to another, or back into the same one. // kernel 5.7
+    BetweenBridges,
     /// `ip daddr @set`.
     DestinationIn(MapName),
+    /// `ip daddr . meta l4proto . th dport @set`.
+    ServiceIn(MapName),
     /// `ip saddr . ip daddr @set`.
     AddressesIn(MapName),
 }

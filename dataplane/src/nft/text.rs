@@ -14,7 +14,11 @@ use super::{
 use crate::{owner, packet::Family};
 
 /// A value together with the family that says how its addresses are called.
-pub(super) struct In<'a, T>(pub(super) Family, pub(super) &'a T);
+struct In<'a, T>(Family, &'a T);
+
+/// A table or a change to one, together with the table's name.
+#[derive(Debug)]
+pub(super) struct Named<'a, T>(pub(super) &'static str, pub(super) &'a T);
 
 /// A priority as `tc` and nft print it: major and minor half, hexadecimal.
 struct ClassId(u32);
@@ -28,18 +32,33 @@ impl Display for ClassId {
     }
 }
 
+impl Table {
+    /// The table as text, under that name.
+    pub fn named(&self, name: &'static str) -> impl Display {
+        Named(name, self)
+    }
+}
+
+/// As it is called where nothing else is said: the daemon's.
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table {} {} {{", self.family, owner::TABLE)?;
-        for (name, map) in &self.maps {
+        Named(owner::TABLE, self).fmt(f)
+    }
+}
+
+impl Display for Named<'_, Table> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(name, table) = self;
+        writeln!(f, "table {} {name} {{", table.family)?;
+        for (name, map) in &table.maps {
             let word = set_word(map.kind);
             writeln!(f, "\t{word} {name} {{")?;
-            write!(f, "{}", In(self.family, map))?;
+            write!(f, "{}", In(table.family, map))?;
             writeln!(f, "\t}}")?;
         }
-        for (name, chain) in &self.chains {
+        for (name, chain) in &table.chains {
             writeln!(f, "\tchain {name} {{")?;
-            write!(f, "{}", In(self.family, chain))?;
+            write!(f, "{}", In(table.family, chain))?;
             writeln!(f, "\t}}")?;
         }
         writeln!(f, "}}")
@@ -145,6 +164,8 @@ impl Display for Hook {
         f.write_str(match self {
             Self::Prerouting => "type nat hook prerouting priority dstnat; policy accept;",
             Self::Output => "type nat hook output priority -100; policy accept;",
+            Self::LatePrerouting => "type nat hook prerouting priority dstnat + 1; policy accept;",
+            Self::LateOutput => "type nat hook output priority -99; policy accept;",
             Self::Postrouting => "type nat hook postrouting priority srcnat; policy accept;",
             Self::RawPrerouting => "type filter hook prerouting priority raw; policy accept;",
             Self::FilterForward => "type filter hook forward priority filter; policy accept;",
@@ -190,6 +211,7 @@ impl Display for In<'_, Statement> {
             Statement::DnatByPriority(map) => {
                 write!(f, "meta priority set none dnat {family} to meta priority map @{map}")
             }
+            Statement::Dnat(source) => write!(f, "dnat {family} to {}", source_text(*family, source, "map")),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::Redirect => f.write_str("redirect"),
             Statement::RejectWithReset => f.write_str("reject with tcp reset"),
@@ -299,6 +321,8 @@ impl Display for In<'_, Match> {
             Match::OtherPriorityBits { mask, number } => {
                 write!(f, "meta priority & {} != {}", ClassId(*mask), ClassId(*number))
             }
+            Match::BetweenBridges => write!(f, "meta iifkind \"bridge\" meta oifkind \"bridge\""),
+            Match::ServiceIn(set) => write!(f, "{family} daddr . meta l4proto . th dport @{set}"),
             Match::DestinationIn(set) => write!(f, "{family} daddr @{set}"),
             Match::DestinationRewritten => write!(f, "ct status dnat"),
             Match::AddressesIn(set) => write!(f, "{family} saddr . {family} daddr @{set}"),
@@ -306,10 +330,10 @@ impl Display for In<'_, Match> {
     }
 }
 
-impl Display for In<'_, Change> {
+impl Display for Named<'_, (Family, Change)> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(family, change) = self;
-        let table = format!("{family} {}", owner::TABLE);
+        let Self(name, (family, change)) = self;
+        let table = format!("{family} {name}");
         match change {
             Change::AddTable => write!(f, "add table {table}"),
             Change::DeleteTable => write!(f, "delete table {table}"),
@@ -352,8 +376,9 @@ impl Display for In<'_, Change> {
     }
 }
 
+/// As changes of the daemon's tables.
 impl Display for Transaction {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.changes().iter().try_for_each(|(family, change)| writeln!(f, "{}", In(*family, change)))
+        self.changes().iter().try_for_each(|change| writeln!(f, "{}", Named(owner::TABLE, change)))
     }
 }

@@ -91,6 +91,13 @@ pub fn trace(table: &Table, packet: &Packet) -> Vec<Route> {
     ways
 }
 
+/// The hooks that a packet from a link meets.
+const ARRIVING: [Hook; 5] =
+    [Hook::RawPrerouting, Hook::Prerouting, Hook::LatePrerouting, Hook::FilterForward, Hook::Postrouting];
+
+/// The hooks that a packet of a process meets.
+const SENT: [Hook; 4] = [Hook::Output, Hook::LateOutput, Hook::FilterOutput, Hook::Postrouting];
+
 /// A packet on its way.
 struct Walk<'a> {
     table: &'a Table,
@@ -141,13 +148,16 @@ impl<'a> Walk<'a> {
     fn route(&mut self) -> Route {
         let mut route = Route { fate: Fate::Untouched, is_masqueraded: false };
         let hooks = match self.packet.link {
-            Some(_) => [Hook::RawPrerouting, Hook::Prerouting, Hook::FilterForward, Hook::Postrouting].iter(),
-            None => [Hook::Output, Hook::FilterOutput, Hook::Postrouting].iter(),
+            Some(_) => ARRIVING.as_slice(),
+            None => &SENT,
         };
         for hook in hooks {
             let is_past_routing = matches!(hook, Hook::FilterForward | Hook::Postrouting);
             if is_past_routing && self.packet.link.is_some() && self.is_of_host(self.destination.ip()) {
                 break;
+            }
+            if self.is_rewritten && matches!(hook, Hook::LatePrerouting | Hook::LateOutput) {
+                continue; // the kernel rewrites once
             }
             match self.base_chains(*hook) {
                 End::Out => {}
@@ -220,6 +230,13 @@ impl<'a> Walk<'a> {
                         _ => false,
                     }
                 }
+                Statement::Dnat(source) => match self.data(source) {
+                    Some(Data::Endpoint(endpoint)) => {
+                        (self.destination, self.is_rewritten) = (*endpoint, true);
+                        return Step::Leave(End::Decided(Fate::Endpoint(*endpoint)));
+                    }
+                    _ => false,
+                },
                 Statement::Masquerade => return Step::Leave(End::Decided(Fate::Untouched)),
                 Statement::Redirect => return Step::Leave(End::Decided(Fate::Redirected)),
                 Statement::RejectWithReset | Statement::Reject => {
@@ -263,6 +280,10 @@ impl<'a> Walk<'a> {
             Match::Priority(number) => self.priority == *number,
             Match::PriorityBits { mask, number } => self.priority & mask == *number,
             Match::OtherPriorityBits { mask, number } => self.priority & mask != *number,
+            Match::BetweenBridges => false, // which links are bridges, a packet does not tell
+            Match::ServiceIn(set) => self.port().is_some_and(|(protocol, port)| {
+                self.element(set, Key::Service(self.destination.ip(), protocol, port)).is_some()
+            }),
             Match::DestinationIn(set) => self.element(set, Key::Address(self.destination.ip())).is_some(),
             Match::DestinationRewritten => self.is_rewritten,
             Match::AddressesIn(set) => {

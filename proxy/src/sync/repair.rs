@@ -12,6 +12,7 @@ use std::{
     future,
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,10 +26,11 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::{contest::Contest, findings::Findings};
+use self::{contest::Contest, findings::Findings, host_ports::Touched};
 
 mod contest;
 mod findings;
+pub mod host_ports;
 
 /// How the audit reads: for one part of the time, not for this many.
 const REST: u32 = 10;
@@ -70,6 +72,8 @@ pub struct Repair {
     /// Whether the audit begins anew once it is over.
     is_audit_due: bool,
     done: Repairs,
+    /// Whoever looks after the tables of host ports hears when they are touched.
+    host_ports: Option<Arc<Touched>>,
 }
 
 impl Repair {
@@ -98,9 +102,16 @@ impl Repair {
             next_page: None,
             is_audit_due: false,
             done: Repairs::default(),
+            host_ports: None,
         };
         repair.next_page = repair.next_audit();
         Ok(repair)
+    }
+
+    /// The same, but tells when somebody touches the tables of host ports.
+    #[must_use]
+    pub fn telling_of_host_ports(self, touched: Arc<Touched>) -> Self {
+        Self { host_ports: Some(touched), ..self }
     }
 
     /// What has been done so far.
@@ -160,10 +171,18 @@ impl Repair {
                     if self.audit.is_over() {
                         self.next_page = Some(Instant::now());
                     }
-                    Intrusion { doubts: self.outlines(), by: None }
+                    Intrusion { doubts: self.outlines(), are_host_ports_touched: true, by: None }
                 }
             };
-            self.suspect(intrusion);
+            if intrusion.are_host_ports_touched
+                && let Some(touched) = &self.host_ports
+            {
+                let by = intrusion.by.as_ref().map_or("unknown".to_owned(), ToString::to_string);
+                touched.say([(by, ())]);
+            }
+            if !intrusion.doubts.is_empty() {
+                self.suspect(intrusion);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{request::Attachment, result::AddResult};
+use crate::{conf::PortMapping, request::Attachment, result::AddResult};
 
 /// What is kept of an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Record {
     pub pod: Option<String>,
     /// One address of each range set.
     pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// When the addresses were leased, in seconds since 1970.
     pub time: u64,
     /// The lease is host-local's, from before the node was switched over; another plugin has wired the pod.
@@ -70,12 +73,12 @@ impl Record {
         self.netns_inode == inode
     }
 
-    /// Says whether both were made for the same container in the same boot.
+    /// Says whether both were made for the same container in the same boot, with the same host ports.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let facts = |record: &Self| {
             (record.netns.clone(), record.netns_inode, record.boot_id.clone(), record.pod.clone())
         };
-        facts(self) == facts(other)
+        facts(self) == facts(other) && self.port_mappings == other.port_mappings
     }
 
     /// A record for an attachment that has no addresses yet.
@@ -88,6 +91,7 @@ impl Record {
             boot_id: String::new(),
             pod: None,
             addresses: Vec::new(),
+            port_mappings: Vec::new(),
             time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             is_inherited: false,
             delegated: None,

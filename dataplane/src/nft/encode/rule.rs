@@ -79,6 +79,10 @@ impl Expressions<'_> {
             Statement::ClearMark(bits) => self.change_mark(!bits, 0),
             Statement::VerdictMap(source) => self.source(source, VERDICT),
             Statement::DnatByPriority(map) => self.dnat(map),
+            Statement::Dnat(source) => {
+                self.source(source, R0.number());
+                self.nat(R0);
+            }
             Statement::Masquerade => {
                 const RANDOM_FULLY: u32 = 1 << 4;
                 self.expression("masq", |w| w.put_u32(1, RANDOM_FULLY));

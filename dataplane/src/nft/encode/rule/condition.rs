@@ -10,8 +10,10 @@ use super::{
 };
 use crate::packet::Family;
 
-/// A key of `meta`.
+/// Keys of `meta`.
 const LINK_NAME: u32 = 6;
+const KIND_IN: u32 = 26;
+const KIND_OUT: u32 = 27;
 
 /// Flags of `fib`: the address that is asked about.
 const SOURCE: u32 = 1;
@@ -82,6 +84,19 @@ impl Expressions<'_> {
             Match::DestinationRewritten => {
                 const DST_NAT: u32 = 1 << 5;
                 self.has_connection_bit(STATUS, DST_NAT);
+            }
+            Match::BetweenBridges => {
+                for key in [KIND_IN, KIND_OUT] {
+                    let mut kind = [0; LINK_NAME_SIZE]; // as long as a link's name
+                    kind.iter_mut().zip(b"bridge").for_each(|(to, byte)| *to = *byte);
+                    self.load_meta(key, R0);
+                    self.compare(EQUAL, &kind);
+                }
+            }
+            Match::ServiceIn(set) => {
+                let protocol = self.load_destination(R0);
+                self.load_port(protocol);
+                self.lookup(set, R0, None);
             }
             Match::DestinationIn(set) => {
                 self.load_destination(R0);

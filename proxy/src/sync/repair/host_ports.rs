@@ -1,0 +1,183 @@
+//! Puts back what others take out of the tables of host ports.
+//!
+//! In: that somebody touched these tables, and the claims that the plugin keeps in the run directory. Out: tables that say what the claims
+//! say; a warning where they did not. The plugin changes them, too, so being touched is nothing odd: only what is found is.
+//! All of it is done while the claims are locked, when tables and claims agree unless something is wrong.
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
+
+use dataplane::{
+    conntrack,
+    disk::{Directory, Durability},
+    host_ports::{
+        claims::{self, Claim, Claims},
+        flows, kernel,
+    },
+    nft::{self, Transaction},
+    rtnl::{self, Kernel},
+    sysctl,
+};
+use tokio::{
+    task::{self, JoinError},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{contest::Contest, findings::Findings};
+use crate::{listeners::latest::Latest, sync::at};
+
+/// What is touched again so soon is looked at once.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Who touched the tables since that was heard last.
+pub type Touched = Latest<String, ()>;
+
+/// Why host ports could not be put back.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The claims cannot be read.
+    #[error("read the claims on host ports")]
+    Claims(#[from] claims::Error),
+    /// The kernel cannot be asked, or refuses.
+    #[error("compare the tables of host ports")]
+    Nft(#[from] nft::Error),
+    /// This boot cannot be told from others.
+    #[error("tell this boot from others")]
+    Boot(#[from] sysctl::Error),
+    /// Flows that began meanwhile go on.
+    #[error("end flows that began while host ports were missing")]
+    Flows(#[from] conntrack::Error),
+    /// The node's addresses are not known.
+    #[error("ask for the node's addresses")]
+    Addresses(#[from] rtnl::Error),
+    /// The look at them broke.
+    #[error("look after host ports")]
+    Task(#[from] JoinError),
+}
+
+/// What looks after host ports.
+#[derive(Debug)]
+pub struct HostPorts {
+    tables: Arc<Tables>,
+    touched: Arc<Touched>,
+    /// Zero: only when they are touched.
+    period: Duration,
+    contest: Contest,
+    repaired_at: Option<Instant>,
+    repairs: u64,
+    last_error: Option<String>,
+}
+
+/// The claims and the tables.
+#[derive(Debug)]
+struct Tables {
+    claims: Claims,
+    socket: std::sync::Mutex<nft::Socket>,
+    boot_id: String,
+}
+
+impl HostPorts {
+    /// Looks after the claims in that run directory, through a socket of its own.
+    pub fn new(
+        run_dir: &Path,
+        socket: nft::Socket,
+        touched: Arc<Touched>,
+        period: Duration,
+    ) -> Result<Self, Error> {
+        let claims = Claims::of(&Directory::new(run_dir, Durability::Volatile))?;
+        let boot_id = sysctl::read("kernel/random/boot_id")?;
+        let socket = socket.to_host_ports().into();
+        Ok(Self {
+            tables: Arc::new(Tables { claims, socket, boot_id }),
+            touched,
+            period,
+            contest: Contest::default(),
+            repaired_at: None,
+            repairs: 0,
+            last_error: None,
+        })
+    }
+
+    /// Looks at once, whenever the tables are touched, and now and then, until cancelled.
+    pub async fn run(mut self, cancelled: CancellationToken) {
+        let mut by = BTreeSet::new();
+        let mut pause = Duration::ZERO;
+        loop {
+            let look = async {
+                sleep(pause).await;
+                self.look(&by).await
+            };
+            pause = tokio::select! {
+                () = cancelled.cancelled() => return,
+                pause = look => pause,
+            };
+            let next = (!self.period.is_zero()).then(|| Instant::now() + self.period);
+            by = tokio::select! {
+                () = cancelled.cancelled() => return,
+                by = self.touched.heard() => by.into_keys().collect(),
+                () = at(next) => BTreeSet::new(),
+            };
+            pause = pause.max(SETTLE);
+        }
+    }
+
+    /// Puts back what is missing, and says how long to wait before the next time.
+    async fn look(&mut self, by: &BTreeSet<String>) -> Duration {
+        match self.mend().await {
+            Ok(changes) if changes.is_empty() => {
+                self.last_error = None;
+                Duration::ZERO
+            }
+            Ok(changes) => {
+                self.last_error = None;
+                self.repairs += 1;
+                let by = by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let by = if by.is_empty() { "unknown" } else { &by };
+                let (repairs, found) = (self.repairs, Findings::from(&changes));
+                warn!(%found, by, repairs, "put back host ports");
+                let now = Instant::now();
+                let since = self.repaired_at.replace(now).map_or(Duration::MAX, |last| now - last);
+                self.contest.pause(since).length
+            }
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                let causes = std::iter::successors(Some(error), |error| error.source());
+                let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                if self.last_error.as_ref() != Some(&message) {
+                    warn!(error, "host ports are not looked after");
+                    self.last_error = Some(message);
+                }
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Makes the tables what the claims say, and returns the changes that it took.
+    async fn mend(&self) -> Result<Transaction, Error> {
+        let tables = Arc::clone(&self.tables);
+        let (changes, claims) = task::spawn_blocking(move || tables.mend()).await??;
+        if !changes.is_empty() && flows::may_lead_astray(&claims) {
+            let own = Kernel::open()?.addresses().await?;
+            let own: BTreeSet<IpAddr> = own.into_iter().map(|own| own.network.ip()).collect();
+            flows::end_those_from_before(&mut conntrack::Socket::open()?, &claims, &own)?;
+        }
+        Ok(changes)
+    }
+}
+
+impl Tables {
+    /// Waits for the lock; call it where waiting holds up nobody.
+    fn mend(&self) -> Result<(Transaction, Vec<Claim>), Error> {
+        if !self.claims.are_there() {
+            return Ok((Transaction::default(), Vec::new()));
+        }
+        let locked = self.claims.lock()?;
+        let mut claims = locked.all()?;
+        claims.retain(|claim| claim.boot_id == self.boot_id);
+        let socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changes = kernel::changes(&socket, &claims)?;
+        socket.commit(&changes)?;
+        Ok((changes, claims))
+    }
+}
