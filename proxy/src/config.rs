@@ -8,7 +8,7 @@ use clap::{ArgAction, Parser};
 use ipnetwork::IpNetwork;
 use tracing::Level;
 
-use crate::service_port::Family;
+use crate::{service_port::Family, watch::kubernetes::Access};
 
 mod conntrack;
 
@@ -25,6 +25,14 @@ pub struct Config {
     /// Reads services, endpoint slices and nodes from the YAML and JSON files in this directory, and watches it
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+
+    /// A kubeconfig file that says where the API server is and who we are to it; in a pod it is not needed
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The API server's URL, in the place of the one in the kubeconfig file
+    #[arg(long, value_name = "URL", conflicts_with = "manifests")]
+    pub master: Option<String>,
 
     /// Name of this node, where it is not the host's
     #[arg(long, value_name = "NAME")]
@@ -270,6 +278,12 @@ impl Config {
     pub fn node_name(&self, host_name: &str) -> String {
         let given = self.hostname_override.as_deref().map(str::trim).filter(|name| !name.is_empty());
         given.unwrap_or(host_name.trim()).to_lowercase()
+    }
+
+    /// The way to the API server. Empty paths and URLs are none, as kube-proxy has it.
+    pub fn access(&self) -> Access {
+        let kubeconfig = self.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty());
+        Access::new(kubeconfig, self.master.clone().filter(|url| !url.is_empty()))
     }
 
     /// The log level that kube-proxy's verbosity comes to.

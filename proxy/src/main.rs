@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 use proxy::{
-    config::{Config, DetectLocalMode},
+    config::{Config, DetectLocalMode, RouteMode},
     conflist::Files,
     health::ports::Ports,
     localhost::{Localhost, route_localnet::RouteLocalnet},
@@ -30,7 +30,7 @@ use proxy::{
         services::Nftables,
         sysctls,
     },
-    watch::manifests::Manifests,
+    watch::{Event, kubernetes::Kubernetes, manifests::Manifests},
 };
 use tokio::{
     runtime,
@@ -73,13 +73,10 @@ async fn if_cleanup_else_run(config: &Config) -> anyhow::Result<()> {
 
 /// Serves until a signal comes or something essential ends. Rules and routes stay.
 async fn run(config: &Config) -> anyhow::Result<()> {
-    let Some(manifests) = &config.manifests else {
-        bail!("give --manifests DIR: services from an API server are not supported yet");
-    };
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
-    let manifests = Manifests::watch(manifests)?;
+    let source = Source::of(config, &node_name).await?;
     let tracked = track(config)?;
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
@@ -107,7 +104,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let cancelled = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let stop = cancelled.clone();
-    tasks.spawn(async move { Ok(manifests.run(sender, stop).await?) });
+    tasks.spawn(source.run(sender, stop));
     let stop = cancelled.clone();
     tasks.spawn(async move {
         sync.run(events, stop).await;
@@ -140,6 +137,36 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Ok(())
     });
     drain(tasks, &cancelled).await
+}
+
+/// Where services, endpoints and nodes come from.
+enum Source {
+    Kubernetes(Kubernetes),
+    Manifests(Manifests),
+}
+
+impl Source {
+    /// Begins to watch manifests, or looks whether the way to the API server makes sense.
+    async fn of(config: &Config, node_name: &str) -> anyhow::Result<Self> {
+        if let Some(manifests) = &config.manifests {
+            return Ok(Self::Manifests(Manifests::watch(manifests)?));
+        }
+        let access = config.access();
+        access.client().await?;
+        let all = Kubernetes::new(access);
+        Ok(Self::Kubernetes(match config.routes {
+            RouteMode::None => all.with_own_node_only(node_name),
+            RouteMode::Auto | RouteMode::Direct => all,
+        }))
+    }
+
+    async fn run(self, events: mpsc::Sender<Event>, cancelled: CancellationToken) -> anyhow::Result<()> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.run(events, cancelled).await,
+            Self::Manifests(manifests) => manifests.run(events, cancelled).await?,
+        }
+        Ok(())
+    }
 }
 
 /// Sets how the kernel tracks connections.

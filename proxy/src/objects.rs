@@ -78,6 +78,11 @@ impl Object {
         wire::parse(value)
     }
 
+    /// Reads one object that is known to be of a kind, as items of a list do not say it.
+    pub fn of_kind(kind: Kind, json: &str) -> Result<Self, Invalid> {
+        wire::of_kind(kind, wire::Json::Text(json))
+    }
+
     /// The object's kind.
     pub fn kind(&self) -> Kind {
         match self {
