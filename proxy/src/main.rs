@@ -1,9 +1,8 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode};
+use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::{Context, anyhow, bail};
-use clap::Parser;
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
     nft::{self, LinkName},
@@ -16,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use proxy::{
-    config::{Config, DetectLocalMode, RouteMode},
+    config::{self, Config, DetectLocalMode, RouteMode},
     conflist::Files,
     health::ports::Ports,
     localhost::{Localhost, route_localnet::RouteLocalnet},
@@ -45,8 +44,18 @@ use tracing::{info, warn};
 const EVENTS: usize = 1024;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let (config, notices) = match Config::of(std::env::args_os(), |path| fs::read_to_string(path)) {
+        Ok(read) => read,
+        Err(config::Error::CommandLine(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("fairway-proxy: {:#}", anyhow::Error::from(error));
+            return ExitCode::FAILURE;
+        }
+    };
     log_to_stderr(&config);
+    for config::Notice { subject, reason } in notices {
+        warn!(subject, reason, "configuration");
+    }
     allow_open_files();
     let done = runtime::Builder::new_multi_thread()
         .worker_threads(2) // the watch and the sync
@@ -253,7 +262,7 @@ fn families() -> Vec<Family> {
 fn settings(config: &Config) -> Settings {
     let link = |name: Option<&String>| name.cloned().unwrap_or_default().into();
     let local_pods = match config.detect_local_mode {
-        DetectLocalMode::ClusterCidr => LocalPods::ClusterCidr(config.cluster_cidr.clone()),
+        DetectLocalMode::ClusterCidr => LocalPods::ClusterCidr(config.cluster_cidr.0.clone()),
         DetectLocalMode::NodeCidr => LocalPods::NodeCidr,
         DetectLocalMode::BridgeInterface => {
             LocalPods::Link(LinkName::Exact(link(config.pod_bridge_interface.as_ref())))

@@ -3,7 +3,10 @@
 //! In: flags, a kubeconfig file, or what every pod finds in its environment. Out: a client. It is made anew after a failure, so that
 //! certificates and files that have been exchanged are read again; a token file is read again every minute in any case.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use kube::{
     Client, Config,
@@ -62,6 +65,11 @@ impl Access {
     /// By a client that is there already.
     pub fn through(client: Client) -> Self {
         Self { given: Some(client), ..Self::default() }
+    }
+
+    /// The kubeconfig file, where one is given.
+    pub fn kubeconfig(&self) -> Option<&Path> {
+        self.kubeconfig.as_deref()
     }
 
     /// Makes a client. It connects when it is first used.
