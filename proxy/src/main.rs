@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode};
+use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
@@ -17,7 +17,7 @@ use nix::{
 use proxy::{
     config::{self, Config, DetectLocalMode, RouteMode},
     conflist::Files,
-    health::ports::Ports,
+    health::{Health, ports::Ports},
     localhost::{Localhost, route_localnet::RouteLocalnet},
     plan::{self, LocalPods, Settings},
     sync::{
@@ -30,6 +30,7 @@ use proxy::{
         sysctls,
     },
     watch::{Event, kubernetes::Kubernetes, manifests::Manifests},
+    web::Web,
 };
 use tokio::{
     runtime,
@@ -104,6 +105,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
+    let webs = webs(config, &sync.followers().health());
     let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -124,6 +126,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         health_checks.run(stop).await;
         Ok(())
     });
+    for web in webs {
+        let stop = cancelled.clone();
+        tasks.spawn(async move { Ok(web.run(stop).await?) });
+    }
     if let Some(localhost) = localhost {
         let stop = cancelled.clone();
         tasks.spawn(async move {
@@ -190,6 +196,13 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
     let processors = (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu).unwrap_or(false)).count();
     sysctls::set(&plan::sysctls::plan(&config.conntrack, processors.try_into()?));
     Ok(socket)
+}
+
+/// What the daemon says of itself, where it is to.
+fn webs(config: &Config, health: &Arc<Health>) -> Vec<Web> {
+    let health_page = config.healthz_bind_address.0.map(|address| Web::health(address, Arc::clone(health)));
+    let status = config.metrics_bind_address.0.map(|address| Web::status(address, Arc::clone(health)));
+    health_page.into_iter().chain(status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }
 
 /// What serves node ports on localhost, if that is wanted.

@@ -312,6 +312,8 @@ pub struct Node {
     pub external_ips: Vec<IpAddr>,
     /// Where it stands, by label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Whether it is being deleted, or about to be by the cluster autoscaler: load balancers are to send it nothing new.
+    pub is_leaving: bool,
 }
 
 impl Node {

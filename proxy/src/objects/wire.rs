@@ -117,6 +117,8 @@ struct Metadata {
     namespace: Option<String>,
     labels: Option<Labels>,
     annotations: Option<Annotations>,
+    #[serde(rename = "deletionTimestamp")]
+    deletion_timestamp: Option<String>,
 }
 
 /// The labels that mean something to a proxy.
