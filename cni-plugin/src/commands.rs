@@ -1,14 +1,14 @@
 //! What a person can ask: `fairway ipam list`, `audit`, `release`.
 //!
 //! In: the arguments of the command line. Out: what to print and how to end. Runtimes never pass arguments, so they never come
-//! here.
+//! here. The plugin itself does, with one word more ([`errand`]).
 
 mod ipam;
 mod report;
 
 use std::{path::PathBuf, time::SystemTime};
 
-use crate::{Outcome, conf::RUN_DIR};
+use crate::{Outcome, conf::RUN_DIR, wiring::kernel::errand};
 
 const USAGE: &str = "\
 Looks after the addresses that fairway has leased to pods of this node.
@@ -43,6 +43,9 @@ struct Options {
 
 /// Does what the arguments say, and says how it went.
 pub fn run(arguments: &[String], now: SystemTime) -> Outcome {
+    if let Some((errand::WORD, rest)) = arguments.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        return errand::run(rest);
+    }
     match parse(arguments) {
         Ok((Command::Help, _)) => Outcome { stdout: USAGE.to_owned(), ..Outcome::default() },
         Ok((command, options)) => match ipam::run(&command, &options, now) {

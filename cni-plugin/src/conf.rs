@@ -18,11 +18,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
+    bandwidth::{self, Bandwidth},
     failure::{Code, Coded},
     ipam::{self, RangeSet},
     request::is_identifier,
     result::AddResult,
     spec::{Incompatible, SpecVersion},
+    tuning::{self, Tuning},
     wiring::bridge::Bridging,
 };
 
@@ -109,6 +111,12 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A limit that is none.
+    #[error("bandwidth")]
+    Bandwidth(#[from] bandwidth::Error),
+    /// What cannot be set.
+    #[error("tuning")]
+    Tuning(#[from] tuning::Error),
     /// The earlier result is no result.
     #[error("prevResult")]
     PrevResult(#[source] serde_json::Error),
@@ -118,6 +126,8 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Decode(_) | Self::TooLong | Self::Key { .. } | Self::PrevResult(_) => Code::Decode,
+            Self::Bandwidth(error) => error.code(),
+            Self::Tuning(error) => error.code(),
             Self::Version(_) | Self::Verb { .. } => Code::IncompatibleVersion,
             Self::Unsupported { .. } => Code::UnsupportedField,
             Self::Missing(_)
@@ -219,6 +229,10 @@ pub struct Conf {
     pub bridging: Option<Bridging>,
     /// The hardware address that the pod's link must have.
     pub mac: Option<Mac>,
+    /// How fast the pod may receive and send.
+    pub bandwidth: Bandwidth,
+    /// What the pod's namespace and link are set to.
+    pub tuning: Tuning,
     /// Where addresses come from: one of each set. Nothing: from the daemon's pod CIDRs.
     pub ranges: Option<Vec<RangeSet>>,
     /// Addresses that the pod must get, or else nothing.
@@ -238,10 +252,7 @@ pub struct Conf {
 }
 
 /// Keys that would change what a pod gets. To go on without a word would be wrong.
-const NOT_HONOURED: [(&str, &str); 2] = [
-    ("runtimeConfig/portMappings", "host ports are not supported yet"),
-    ("runtimeConfig/bandwidth", "bandwidth limits are not supported yet"),
-];
+const NOT_HONOURED: [(&str, &str); 1] = [("runtimeConfig/portMappings", "host ports are not supported yet")];
 
 impl Conf {
     /// Reads the rest of a configuration.
@@ -263,6 +274,8 @@ impl Conf {
             bridging: mode::parse(whole)?,
             mac: mode::mac(whole)?,
             mtu: key(whole, "mtu")?.filter(|mtu| *mtu > 0),
+            bandwidth: Bandwidth::parse(whole)?,
+            tuning: Tuning::parse(whole)?,
             ranges: asked.ranges,
             requested: asked.requested,
             reserved: asked.reserved,

@@ -6,7 +6,7 @@
 pub mod standing;
 pub mod store;
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, iter, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
@@ -145,9 +145,23 @@ impl Range {
             && number(other.start) <= number(self.end)
     }
 
-    /// The pods' addresses from one number to another, both included.
-    fn addresses(self, from: u128, to: u128) -> impl Iterator<Item = IpAddr> {
-        (from..=to).map(move |n| address(n, &self.subnet)).filter(move |ip| self.contains(*ip))
+    /// The pods' addresses from one number to another, both included. Those that are reserved are passed over network by network:
+    /// there may be more of them than anybody could count.
+    fn addresses(
+        self,
+        from: u128,
+        to: u128,
+        reserved: &[IpNetwork],
+    ) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let mut next = Some(from);
+        let step = move || {
+            let n = next.filter(|n| *n <= to)?;
+            let ip = address(n, &self.subnet);
+            let network = reserved.iter().find(|network| network.contains(ip));
+            next = network.map_or(n, |network| number(network.broadcast())).checked_add(1);
+            Some(network.is_none().then_some(ip))
+        };
+        iter::from_fn(step).flatten().filter(move |ip| self.contains(*ip))
     }
 }
 
@@ -225,13 +239,13 @@ impl RangeSet {
         let (before, from) = self.ranges.split_at_checked(index).unwrap_or_default();
         let (after_last, up_to_last) = from.first().map_or((None, None), |range| {
             let (start, end) = (number(range.start), number(range.end));
-            let next = last.checked_add(1).map(|next| range.addresses(start.max(next), end));
-            (next, Some(range.addresses(start, last)))
+            let next = last.checked_add(1).map(|next| range.addresses(start.max(next), end, &self.reserved));
+            (next, Some(range.addresses(start, last, &self.reserved)))
         });
         let others = from.iter().skip(1).chain(before);
-        let others = others.flat_map(|range| range.addresses(number(range.start), number(range.end)));
-        let all = after_last.into_iter().flatten().chain(others).chain(up_to_last.into_iter().flatten());
-        all.filter(|ip| self.gives(*ip))
+        let others =
+            others.flat_map(|range| range.addresses(number(range.start), number(range.end), &self.reserved));
+        after_last.into_iter().flatten().chain(others).chain(up_to_last.into_iter().flatten())
     }
 
     /// Says whether a pod may get this address without having asked for it.
@@ -296,14 +310,14 @@ impl Ask {
     }
 }
 
-/// Says which two ranges share an address, if any do.
+/// Says which two ranges share an address, if any do. Of ranges in order, neighbours do, or none.
 pub fn disjoint<'a>(ranges: impl IntoIterator<Item = &'a Range>) -> Result<(), Error> {
-    let mut seen: Vec<&Range> = Vec::new();
-    for range in ranges {
-        if let Some(other) = seen.iter().find(|other| other.overlaps(range)) {
-            return Err(Error::Overlap(other.subnet, range.subnet));
+    let mut in_order: Vec<&Range> = ranges.into_iter().collect();
+    in_order.sort_by_key(|range| (range.subnet.is_ipv6(), number(range.start)));
+    for (one, next) in in_order.iter().zip(in_order.iter().skip(1)) {
+        if one.overlaps(next) {
+            return Err(Error::Overlap(one.subnet, next.subnet));
         }
-        seen.push(range);
     }
     Ok(())
 }

@@ -13,8 +13,9 @@
 //!
 //! Arguments are for people, who look after leases with them: [`commands`].
 //!
-//! `request`, `conf`, `result`, `ipam` and `wiring` are pure: values in, values out.
+//! `request`, `conf`, `result`, `bandwidth`, `tuning`, `ipam` and `wiring` are pure: values in, values out.
 
+pub mod bandwidth;
 pub mod commands;
 pub mod conf;
 pub mod delegate;
@@ -25,6 +26,7 @@ mod ops;
 pub mod request;
 pub mod result;
 pub mod spec;
+pub mod tuning;
 pub mod wiring;
 
 use delegate::Call;

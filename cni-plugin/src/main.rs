@@ -12,7 +12,8 @@ use cni_plugin::{Environment, conf::MOST_BYTES};
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment and the clock")]
 fn main() -> ExitCode {
     let now = SystemTime::now();
-    let environment = Environment::from_vars(env::vars_os(), now);
+    let environment =
+        Environment { program: Some("/proc/self/exe".into()), ..Environment::from_vars(env::vars_os(), now) };
     let arguments: Vec<String> =
         env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let mut stdin = Vec::new();

@@ -11,6 +11,7 @@ mod leased;
 mod loopback;
 pub(crate) mod reclaim;
 mod status;
+mod tune;
 pub(crate) mod version;
 
 use std::net::IpAddr;
@@ -61,7 +62,10 @@ async fn wired(network: Network, verb: &Verb, call: Call<'_>) -> Result<Option<S
     match verb {
         Verb::Add(target) => return add::run(network, target, delegate).await.map(Some),
         Verb::Check(target) => check::run(network, target, delegate).await?,
-        Verb::Del { attachment, .. } => del::run(&network, attachment, delegate).await?,
+        Verb::Del { attachment, .. } => {
+            let program = call.environment.program.as_deref();
+            del::run(&network, attachment, delegate, program).await?;
+        }
         Verb::Gc => gc::run(&network, delegate).await?,
         Verb::Status => status::run(network, delegate).await?,
     }
@@ -174,9 +178,10 @@ impl Plan {
             run_dir: &conf.network.run_dir,
             alias: &target.name(),
             mtu: self.mtu,
-            mac: conf.mac.or(target.mac),
+            mac: conf.mac.or(target.mac).or(conf.tuning.mac),
             endpoints: leased.endpoints,
             bridging: conf.bridging.as_ref(),
+            bandwidth: conf.bandwidth,
             routes: leased.routes.as_deref(),
         };
         Ok(Wiring::of(wish)?)

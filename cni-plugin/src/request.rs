@@ -32,6 +32,8 @@ pub struct Environment {
     pub path: Option<String>,
     /// When the call was made.
     pub now: SystemTime,
+    /// This program, to be started once more; nothing where it is part of another.
+    pub program: Option<PathBuf>,
 }
 
 impl Environment {
@@ -47,6 +49,7 @@ impl Environment {
             netns_override: none.clone(),
             path: none,
             now,
+            program: None,
         };
         for (name, value) in vars {
             let place = match name.to_str() {

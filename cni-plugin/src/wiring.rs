@@ -25,11 +25,12 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, os::unix::ffi
 use self::bridge::Bridging;
 use dataplane::{
     hash, owner,
-    rtnl::{self, Address, Link, Mac, Neighbour, NeighbourState, VethEnd},
+    rtnl::{self, Address, Link, Mac, Neighbour, NeighbourState, TokenBucket, VethEnd},
 };
 use ipnetwork::IpNetwork;
 
 use crate::{
+    bandwidth::Bandwidth,
     conf::PodRoute,
     request::Attachment,
     result::{AddResult, Interface, Ip, Route},
@@ -78,6 +79,8 @@ pub struct Wish<'a> {
     pub endpoints: Vec<Endpoint>,
     /// The bridge that the host end is plugged into; nothing where the pod is routed.
     pub bridging: Option<&'a Bridging>,
+    /// How fast the pod may receive and send.
+    pub bandwidth: Bandwidth,
     /// The pod's routes; otherwise those that its mode gives it.
     pub routes: Option<&'a [PodRoute]>,
 }
@@ -93,6 +96,7 @@ pub struct Wiring {
     pub alias: String,
     /// The bridge that the host end is plugged into; nothing where the pod is routed.
     pub bridging: Option<Bridging>,
+    bandwidth: Bandwidth,
     least_pod_mtu: u32,
     endpoints: Vec<Endpoint>,
     routes: Vec<(PodRoute, IpAddr)>,
@@ -163,6 +167,7 @@ impl Wiring {
         Ok(Self {
             host_end: end(&host_end_of(wish.network, wish.attachment), host_mac(seed, wish.run_dir)),
             pod_end: end(wish.attachment.ifname(), wish.mac.unwrap_or_else(|| pod_mac(seed))),
+            bandwidth: wish.bandwidth,
             least_pod_mtu: wish.mtu,
             alias: wish.alias.split_at(wish.alias.floor_char_boundary(ALIAS_BYTES)).0.to_owned(),
             bridging: wish.bridging.cloned(),
@@ -185,6 +190,21 @@ impl Wiring {
     /// Says which sizes of the largest packet are right for the pod end.
     pub fn pod_mtu(&self) -> RangeInclusive<u32> {
         self.least_pod_mtu..=self.pod_end.mtu
+    }
+
+    /// Says whether there is a limit to what the pod receives or sends.
+    pub fn is_limited(&self) -> bool {
+        self.bandwidth != Bandwidth::default()
+    }
+
+    /// The bucket on the host end, for what the pod receives.
+    pub fn ingress_bucket(&self) -> Option<TokenBucket> {
+        self.bandwidth.ingress.map(|limit| limit.bucket(self.host_end.mtu))
+    }
+
+    /// The bucket on the link beside the host end, for what the pod sends.
+    pub fn egress_bucket(&self) -> Option<TokenBucket> {
+        self.bandwidth.egress.map(|limit| limit.bucket(self.host_end.mtu))
     }
 
     /// What belongs on the host end: on a bridge's port, nothing.
@@ -259,8 +279,12 @@ impl Wiring {
             Route { dst: route.dst, gw: Some(*gateway), rest: rest.collect() }
         });
         let ends = [interface(&self.host_end, None), interface(&self.pod_end, Some(sandbox))];
+        let ifb = self.bandwidth.egress.map(|_| {
+            let name = ifb_of(&self.host_end.name);
+            interface(&VethEnd { name, ..self.host_end.clone() }, None)
+        });
         AddResult {
-            interfaces: bridge.into_iter().chain(ends).collect(),
+            interfaces: bridge.into_iter().chain(ends).chain(ifb).collect(),
             ips: ips.collect(),
             routes: routes.collect(),
             dns: None,
@@ -290,31 +314,42 @@ fn known(link: u32, address: IpAddr, mac: Mac) -> Neighbour {
 /// The name of the host end of an attachment to a network: the prefix, and 13 letters and digits that hold the hash. A link's
 /// name may have 15.
 pub fn host_end_of(network: &str, attachment: &Attachment) -> String {
-    let seed = seed_of(network, attachment);
+    named(owner::LINK_PREFIX, seed_of(network, attachment))
+}
+
+/// The name of the link that what comes in at a host end of ours is limited on: of the same hash.
+pub fn ifb_of(host_end: &str) -> String {
+    host_end.replacen(owner::LINK_PREFIX, owner::IFB_PREFIX, 1)
+}
+
+fn named(prefix: &str, seed: u64) -> String {
     let digits = (0..SEED_DIGITS).rev().map(|place| {
         let digit = usize::try_from((seed >> (5 * place)) & 0b1_1111).unwrap_or(0);
         char::from(DIGITS.get(digit).copied().unwrap_or(b'a'))
     });
-    owner::LINK_PREFIX.chars().chain(digits).collect()
+    prefix.chars().chain(digits).collect()
 }
 
-/// Says whether we made this link for an attachment whose lease is in `run_dir`, whatever that attachment was: it is a veth end
-/// whose name and hardware address come from one hash, and the latter from the directory as well.
-pub fn is_ours(link: &Link, run_dir: &Path) -> bool {
-    let seed = seed_in(&link.name);
-    link.is_veth() && seed.is_some_and(|seed| link.mac == Some(host_mac(seed, run_dir)))
+/// Says for which host end of ours a link was made, if we made it for an attachment whose lease is in `run_dir`, whatever that
+/// attachment was: its name and hardware address come from one hash, and the latter from the directory as well. It is that host
+/// end, or the link that what comes in there is limited on.
+pub fn host_end_for(link: &Link, run_dir: &Path) -> Option<String> {
+    let prefix = if link.is_ifb() { owner::IFB_PREFIX } else { owner::LINK_PREFIX };
+    let seed = seed_in(prefix, &link.name)?;
+    let is_ours = (link.is_veth() || link.is_ifb()) && link.mac == Some(host_mac(seed, run_dir));
+    is_ours.then(|| named(owner::LINK_PREFIX, seed))
 }
 
 /// Says whether a host end of ours could have this name.
 pub fn has_name_of_ours(name: &str) -> bool {
-    seed_in(name).is_some()
+    seed_in(owner::LINK_PREFIX, name).is_some()
 }
 
 const SEED_DIGITS: u32 = 13;
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-fn seed_in(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix(owner::LINK_PREFIX)?;
+fn seed_in(prefix: &str, name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?;
     if digits.len() != 13 {
         return None;
     }

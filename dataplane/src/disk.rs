@@ -8,14 +8,18 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::OFlag;
 use tempfile::{Builder, NamedTempFile};
 
 /// First letters of the name of a file that is not finished.
 const DRAFT: &str = ".draft-";
+
+/// Files that are written to where they are must be here: a symbolic link could lead to anybody's.
+const NO_LINK: i32 = OFlag::O_NOFOLLOW.bits();
 
 /// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +168,7 @@ impl Directory {
     pub fn append(&self, name: &str, content: &[u8]) -> Result<u64, Error> {
         let path = self.path_of(name)?;
         let append = || -> io::Result<u64> {
-            let mut file = File::options().create(true).append(true).open(&path)?;
+            let mut file = File::options().create(true).append(true).custom_flags(NO_LINK).open(&path)?;
             file.write_all(content)?;
             if self.durability == Durability::Durable {
                 file.sync_all()?;
@@ -248,7 +252,7 @@ impl Directory {
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
         let path = self.path_of(name)?;
         let failed = |source| Error::System { step: "lock", path: path.clone(), source };
-        let open = File::options().create(true).truncate(false).write(true).open(&path);
+        let open = File::options().create(true).truncate(false).write(true).custom_flags(NO_LINK).open(&path);
         let file = open.map_err(failed)?;
         file.lock().map_err(failed)?;
         Ok(Lock { _file: file })

@@ -11,5 +11,6 @@ mod nfnetlink;
 pub mod nft;
 pub mod owner;
 pub mod packet;
+pub mod process;
 pub mod rtnl;
 pub mod sysctl;

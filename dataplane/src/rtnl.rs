@@ -20,6 +20,7 @@ mod link;
 mod monitor;
 mod neighbour;
 mod route;
+mod shaping;
 
 pub use self::{
     address::{Address, AddressFlags},
@@ -32,6 +33,7 @@ pub use self::{
     monitor::{Kinds, Monitor},
     neighbour::{Neighbour, NeighbourState},
     route::{Route, Routes, Scope},
+    shaping::TokenBucket,
 };
 
 /// The loopback link has this index in every namespace.

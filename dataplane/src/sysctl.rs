@@ -82,8 +82,9 @@ pub fn read(key: &str) -> Result<String, Error> {
 
 /// Sets a parameter.
 pub fn set(key: &str, value: &str) -> Result<(), Error> {
-    let written =
-        OpenOptions::new().write(true).open(path_of(key)).and_then(|mut f| f.write_all(value.as_bytes()));
+    let line = format!("{value}\n"); // an empty value is written, too
+    let file = OpenOptions::new().write(true).open(path_of(key));
+    let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
     written.map_err(|source| {
         let (key, value) = (key.to_owned(), value.to_owned());
         match source.kind() {

@@ -1,6 +1,6 @@
 //! Benchmarks: what Fairway costs on this machine's kernel, measured in namespaces of their own.
 //!
-//! In: a number of services and endpoints. Out: a table for people, or one JSON object for programs; the keys are explained in
+//! In: a number of services and endpoints, or of pods. Out: a table for people, or one JSON object for programs; the keys are explained in
 //! `docs/testing.md`. Nothing here is part of the product, and nothing outside of the sandbox is touched.
 //!
 //! ```text
@@ -8,10 +8,12 @@
 //!   └─ --stage inside      process 1: makes the hosts, asks the others, shows the figures
 //!        ├─ --stage engine the measured part in a process of its own, so that its CPU time and peak memory are its own
 //!        ├─ fairway-proxy  the real daemon, on manifests
-//!        └─ nft            the same services in kube-proxy's layout
+//!        ├─ nft            the same services in kube-proxy's layout
+//!        └─ fairway, bridge, ptp  pods come and go
 //! ```
 
 mod churn;
+mod cni;
 mod connect;
 mod daemon;
 mod engine;
@@ -25,7 +27,7 @@ use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
-use self::workload::Size;
+use self::{cni::Extent, workload::Size};
 use crate::{
     binaries,
     harness::report,
@@ -47,6 +49,9 @@ pub struct Bench {
     /// The daemon.
     #[arg(long, hide = true, global = true)]
     fairway_proxy: Option<PathBuf>,
+    /// The plugin.
+    #[arg(long, hide = true, global = true)]
+    fairway: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
@@ -70,6 +75,11 @@ enum Measured {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
+    /// ADD and DEL of pods by the plugin; also by the reference plugins where they are installed, and by the kernel alone
+    Cni {
+        #[command(flatten)]
+        extent: Extent,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -82,7 +92,9 @@ impl Bench {
     /// Measures, and shows what came out.
     pub fn run(&self) -> Result<ExitCode> {
         match (self.stage, &self.measured) {
-            (None, _) => return outside(),
+            (None, measured) => {
+                return outside(matches!(measured, Measured::Cni { extent } if extent.plugin.is_none()));
+            }
             (Some(Stage::Engine), Measured::Sync { size }) => {
                 print(true, &sync::measure_engine(size.checked()?)?)?;
             }
@@ -97,6 +109,10 @@ impl Bench {
                     Measured::Churn { size, seconds } => {
                         print(self.json, &churn::measure(size.checked()?, *seconds)?)?;
                     }
+                    Measured::Cni { extent } => {
+                        let plugin = self.fairway.as_deref().context("which plugin?")?;
+                        print(self.json, &cni::measure(extent, plugin)?)?;
+                    }
                 }
             }
         }
@@ -104,12 +120,15 @@ impl Bench {
     }
 }
 
-/// Runs this same command in a sandbox.
-fn outside() -> Result<ExitCode> {
+/// Runs this same command in a sandbox, and with the plugin as users install it where `as_installed` matters.
+fn outside(as_installed: bool) -> Result<ExitCode> {
     let built = binaries::built().map_err(|error| anyhow!(report(error)))?;
+    let fairway = if as_installed { binaries::as_installed()? } else { None };
+    let fairway = fairway.unwrap_or_else(|| built.fairway.clone());
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
     words.extend(["--stage".into(), "inside".into()]);
     words.extend(["--fairway-proxy".into(), built.fairway_proxy.clone().into()]);
+    words.extend(["--fairway".into(), fairway.into()]);
     let status = sandbox::attend(&mut sandbox::inner(words, Tie::Lifelong)?)?;
     Ok(ExitCode::from(sandbox::exit_code(status)))
 }

@@ -7,7 +7,7 @@
 use std::{
     env, io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -66,13 +66,47 @@ fn find() -> Result<Binaries, Error> {
     }
 }
 
+/// Builds the plugin as users install it, small and static; nothing where cargo does not run this program, or runs a build for tests.
+#[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
+pub fn as_installed() -> Result<Option<PathBuf>, Error> {
+    let Some(cargo) = env::var_os("CARGO").filter(|_| !cfg!(debug_assertions)) else { return Ok(None) };
+    let cargo = PathBuf::from(cargo);
+    let mut command = cargo_build(&cargo);
+    // Naming the target, though it is this machine's, keeps the flags off what runs while it is built.
+    let target = format!(
+        "{}-unknown-linux-{}",
+        env::consts::ARCH,
+        if cfg!(target_env = "musl") { "musl" } else { "gnu" }
+    );
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
+        "--profile",
+        "dist",
+        "--target",
+        &target,
+    ]);
+    command.args(["--bin", "fairway"]);
+    executable(&output_of(cargo, &mut command)?, "fairway").map(Some)
+}
+
 fn build(cargo: PathBuf) -> Result<Binaries, Error> {
-    let mut command = program(&cargo);
+    let mut command = cargo_build(&cargo);
+    // Of the whole workspace, not of packages: then dependencies have the features that `cargo lab` built them with.
+    command.args(["--bin", "fairway", "--bin", "fairway-proxy"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let messages = output_of(cargo, &mut command)?;
+    Ok(Binaries {
+        fairway: executable(&messages, "fairway")?,
+        fairway_proxy: executable(&messages, "fairway-proxy")?,
+    })
+}
+
+fn cargo_build(cargo: &Path) -> Command {
+    let mut command = program(cargo);
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(["build", "--message-format=json-render-diagnostics"])
-        // Of the whole workspace, not of packages: then dependencies have the features that `cargo lab` built them with.
-        .args(["--bin", "fairway", "--bin", "fairway-proxy"])
         .stdin(Stdio::null());
     if sandbox::is_inside() {
         // There is no network inside. What is running was built from the same lock file, as the rest of the workspace.
@@ -80,18 +114,16 @@ fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     } else {
         command.stderr(Stdio::inherit()); // it can take a while: let it tell
     }
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
+    command
+}
+
+/// Runs cargo, and returns its messages.
+fn output_of(cargo: PathBuf, command: &mut Command) -> Result<String, Error> {
     let output = command.output().map_err(|source| Error::Start { cargo, source })?;
     if !output.status.success() {
         return Err(Error::Build(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    Ok(Binaries {
-        fairway: executable(&messages, "fairway")?,
-        fairway_proxy: executable(&messages, "fairway-proxy")?,
-    })
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Takes the programs in the directory of `own`; cargo keeps test programs one below it.

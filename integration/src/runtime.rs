@@ -26,6 +26,9 @@ pub const CONF_DIR: &str = "/etc/cni/net.d";
 /// Where the plugins are.
 pub const BIN_DIR: &str = "/opt/cni/bin";
 
+/// The last version of CNI that this runtime knows.
+const NEWEST: &str = "1.1.0";
+
 /// The interface that each pod gets.
 pub const INTERFACE: &str = "eth0";
 
@@ -87,6 +90,8 @@ pub struct Attachment {
 #[serde(rename_all = "camelCase")]
 pub struct NetworkList {
     cni_version: String,
+    #[serde(default)]
+    cni_versions: Vec<String>,
     name: String,
     plugins: Vec<Map<String, Value>>,
 }
@@ -107,9 +112,18 @@ pub fn network_of(host: &Host) -> Result<NetworkList, Error> {
     parsed.map_err(|reason| Error::Configuration { path, reason })
 }
 
-/// Parses a conflist.
+/// Parses a conflist. Of the versions it names, the last that this runtime knows is spoken (CNI SPEC 1.1.0 "cniVersions").
 pub fn parse(text: &str) -> Result<NetworkList, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let mut list: NetworkList = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let known = list.cni_versions.iter().filter(|version| numbers(version) <= numbers(NEWEST));
+    if let Some(last) = known.chain([&list.cni_version]).max_by_key(|version| numbers(version)).cloned() {
+        list.cni_version = last;
+    }
+    Ok(list)
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 impl NetworkList {
@@ -168,7 +182,8 @@ fn type_of(plugin: &Map<String, Value>) -> &str {
     plugin.get("type").and_then(Value::as_str).unwrap_or("?")
 }
 
-fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::Result<Output> {
+/// Runs a plugin on the calling thread's host, and returns what it said.
+pub(crate) fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::Result<Output> {
     let names = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={}",
         of.namespace, of.name, of.container_id
@@ -193,7 +208,7 @@ fn run(path: &Path, verb: &str, of: &Attachment, configuration: &Value) -> io::R
 }
 
 /// The error result's message and details, or whatever else the plugin left.
-fn complaint(output: &Output) -> String {
+pub(crate) fn complaint(output: &Output) -> String {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let part = |name| result.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     match (part("msg"), part("details")) {
@@ -222,6 +237,18 @@ mod tests {
 
         assert_eq!(list.cni_version, "1.1.0");
         assert_eq!(list.plugins.iter().map(type_of).collect::<Vec<_>>(), ["fairway"]);
+    }
+
+    #[test]
+    fn of_the_versions_that_a_conflist_names_the_last_known_one_is_spoken() {
+        let speaks = |versions: Value| {
+            let list = json!({"cniVersion": "0.4.0", "cniVersions": versions, "name": "pods", "plugins": []});
+            parse(&list.to_string()).unwrap().cni_version
+        };
+
+        assert_eq!(speaks(json!([])), "0.4.0");
+        assert_eq!(speaks(json!(["1.1.0", "1.0.0"])), "1.1.0");
+        assert_eq!(speaks(json!(["0.3.1", "1.0.0", "1.10.0"])), "1.0.0");
     }
 
     #[test]

@@ -63,6 +63,30 @@ fairway_lab::sandbox_tests! {
         are_positive(&figures, &["direct_per_s", "service_per_s", "ratio", "direct_cpu_us", "service_cpu_us"]);
     }
 
+    fn cni_measures_ours_the_peer_s_and_the_floor() {
+        let figures = figures(&["cni", "--pods", "2", "--parallel", "2", "--leases", "100"]);
+
+        says_what_its_page_says("bench cni", &figures);
+        assert_eq!((figures.get("pods"), figures.get("parallel")), (Some(&2.into()), Some(&2.into())));
+        are_positive(&figures, &["add_median_us", "add_p99_us", "add_cpu_us", "del_median_us", "del_p99_us"]);
+        are_positive(&figures, &["parallel_adds_per_s", "bridge_add_median_us", "bridge_parallel_adds_per_s"]);
+        are_positive(&figures, &["floor_add_median_us", "floor_del_median_us", "floor_ratio", "binary_bytes"]);
+        let with_leases = figures.get("with_leases").and_then(Value::as_object).unwrap();
+        assert_eq!((with_leases.get("few"), with_leases.get("many")), (Some(&1.into()), Some(&100.into())));
+        are_positive(with_leases, &["few_add_median_us", "many_add_median_us"]);
+        match figures.get("peer_skipped") {
+            Some(Value::Null) => {
+                are_positive(&figures, &["peer_bridge_add_median_us", "peer_bridge_del_median_us", "add_ratio"]);
+                are_positive(&figures, &["peer_bridge_parallel_adds_per_s", "peer_ptp_add_median_us"]);
+            }
+            why => {
+                let how = "the reference plugins are not installed: apt-get install containernetworking-plugins";
+                assert_eq!(why, Some(&how.into()));
+                assert_eq!(figures.get("peer_bridge_add_median_us"), Some(&Value::Null));
+            }
+        }
+    }
+
     fn churn_goes_through_the_daemon_s_loop() {
         let figures = figures(&["churn", "--services", "50", "--endpoints", "2", "--seconds", "1"]);
 

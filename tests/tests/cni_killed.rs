@@ -10,6 +10,11 @@
 mod killed;
 mod runtime;
 
+use std::{path::PathBuf, process::Command};
+
+use cni_plugin::Environment;
+use fairway_lab::binaries;
+use dataplane::sysctl;
 use killed::{End, kill_before};
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,
@@ -20,14 +25,23 @@ use serde_json::{Value, json};
 /// More steps than any call has: so many, and something goes round in circles.
 const TOO_MANY: usize = 1000;
 
+fn own_program() -> PathBuf {
+    binaries::built().unwrap().fairway.clone()
+}
+
+/// Plugged into a bridge, and with all else that a pod can have.
 fn bridged() -> Value {
     let mut conf = dual_stack();
+    let bandwidth = json!({ "ingressRate": 80_000_000, "egressRate": 80_000_000 });
     for (key, value) in [
         ("mode", json!("bridge")),
         ("bridge", json!("br0")),
         ("isDefaultGateway", json!(true)),
         ("portIsolation", json!(true)),
         ("macspoofchk", json!(true)),
+        ("runtimeConfig", json!({ "bandwidth": bandwidth })),
+        ("sysctl", json!({ "net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1" })),
+        ("promisc", json!(true)),
     ] {
         conf[key] = value;
     }
@@ -88,6 +102,8 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         assert_eq!(of_pods(&runtime), Traces::default(), "{at}");
         let owners = runtime.files("/run/fairway/pods/owners");
         assert_eq!(owners, [""; 0], "{at}");
+        let tuned = runtime.inside("a", || sysctl::read("net/core/somaxconn").unwrap());
+        assert_eq!(tuned, "4096", "{at}: as it was before");
         let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
         assert!(eth0.unwrap_err().is_not_found(), "{at}");
         success(&collect(&runtime));
@@ -134,6 +150,39 @@ fairway_lab::sandbox_tests! {
                 assert!(with_traces > 3, "{with_traces}");
             }
         }
+    }
+
+    fn del_goes_on_when_the_link_is_gone_and_deletes_it_itself_where_nobody_else_can() {
+        for conf in [dual_stack(), bridged()] {
+            for program in [None, Some("/none/such".into()), Some("/bin/false".into()), Some(own_program())] {
+                let runtime = Runtime::new(conf.clone());
+                runtime.add("a");
+                let environment = Environment { program, ..runtime.environment("DEL", "a") };
+
+                success(&runtime.host.run(|| cni_plugin::run(&environment, conf.to_string().as_bytes())).unwrap());
+
+                assert_eq!(of_pods(&runtime), Traces::default(), "{environment:?}");
+                let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
+                assert!(eth0.unwrap_err().is_not_found(), "{environment:?}");
+            }
+        }
+    }
+
+    fn whoever_has_lost_its_parent_deletes_no_link() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.add("a");
+        let link = runtime.on_host(|kernel| async move { kernel.links().await }).unwrap();
+        let link = link.iter().find(|link| link.is_veth()).unwrap().index.to_string();
+        let delete = |parent: u32| {
+            let mut command = Command::new(own_program());
+            let ended = runtime.host.run(|| command.args(["delete-link", &link, &parent.to_string()]).status());
+            let is_left = runtime.on_host(|kernel| async move { kernel.links().await.unwrap().len() > 1 });
+            (ended.unwrap().unwrap().success(), is_left)
+        };
+
+        assert_eq!(delete(1 << 30), (false, true));
+        assert_eq!(delete(std::process::id()), (true, false));
+        assert_eq!(delete(std::process::id()), (false, false));
     }
 
     fn a_namespace_that_has_vanished_is_named_and_nothing_is_left() {

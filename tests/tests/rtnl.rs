@@ -9,7 +9,7 @@ use dataplane::{
     owner,
     rtnl::{
         Address, AddressFlags, Bridge, Change, Fake, Kernel, LOOPBACK, Link, Mac, Neighbour, NeighbourState,
-        Port, Route, Routes, VethEnd, diff,
+        Port, Route, Routes, TokenBucket, VethEnd, diff,
     },
 };
 use fairway_lab::host::Host;
@@ -38,6 +38,11 @@ async fn pair(kernel: &Kernel) -> (Link, Link) {
     // A machine without any IPv4 address knows no unicast address, and so takes no gateway as `onlink`.
     kernel.set_up(LOOPBACK, true).await.unwrap();
     kernel.add_veth(&end("one", 1), &end("two", 2), None).await.unwrap();
+    pair_up(kernel).await
+}
+
+/// Sets both ends up.
+async fn pair_up(kernel: &Kernel) -> (Link, Link) {
     for name in ["one", "two"] {
         let end = kernel.link(name).await.unwrap();
         assert!(!end.is_up);
@@ -212,7 +217,7 @@ fairway_lab::sandbox_tests! {
             let bridge = kernel.link("switch").await.unwrap();
 
             kernel.set_mtu(one.index, 1300).await.unwrap();
-            kernel.set_alias(one.index, "default/web").await.unwrap();
+            kernel.set_up_with_alias(one.index, "default/web").await.unwrap();
             kernel.set_mac(one.index, Mac::locally_administered(7)).await.unwrap();
             kernel.set_master(one.index, Some(bridge.index)).await.unwrap();
             kernel.rename(one.index, "port").await.unwrap();
@@ -242,11 +247,57 @@ fairway_lab::sandbox_tests! {
             kernel.pin(one.index, Mac::locally_administered(8)).await.unwrap();
             assert_eq!(kernel.pinned(one.index).await.unwrap(), [Mac::locally_administered(8)]);
             kernel.set_promiscuous(bridge.index, true).await.unwrap();
-            assert!(kernel.link("switch").await.unwrap().is_promiscuous);
+            kernel.set_allmulti(bridge.index, true).await.unwrap();
+            kernel.set_tx_queue_len(bridge.index, 77).await.unwrap();
+            let changed = kernel.link("switch").await.unwrap();
+            assert!(changed.is_promiscuous && changed.is_allmulti);
+            assert_eq!(changed.tx_queue_len, 77);
             kernel.set_master(one.index, None).await.unwrap();
             assert_eq!(kernel.link("port").await.unwrap().master, None);
             assert!(kernel.add_veth(&end("port", 3), &end("x", 4), None).await.unwrap_err().is_exists());
             assert_eq!(kernel.link("none").await.unwrap_err().to_string(), "find link none");
+        });
+    }
+
+    fn a_limit_is_found_as_it_was_set_and_only_where_it_is_ours() {
+        on_a_host(|kernel| async move {
+            kernel.add_veth(&end("one", 1), &end("two", 2), None).await.unwrap();
+            let one = kernel.link("one").await.unwrap();
+            assert_eq!(kernel.bucket(one.index).await.unwrap(), None, "never up");
+            let (one, _) = pair_up(&kernel).await;
+            assert_eq!(kernel.bucket(one.index).await.unwrap(), None);
+
+            // 1 Mbit/s, 40 Gbit/s (more than 32 bits have in bytes), and the longest burst of all.
+            for (rate, burst) in [(125_000, 65_536), (5_000_000_000, 250_000_000), (125_000, TokenBucket::longest_burst(125_000))] {
+                let bucket = TokenBucket { rate, burst, backlog: 4_000_000 };
+                kernel.set_bucket(one.index, &bucket).await.unwrap();
+                let held = kernel.bucket(one.index).await.unwrap().unwrap();
+                assert!(bucket.is_held_as(&held), "{bucket:?} as {held:?}");
+            }
+
+            kernel.delete_bucket(one.index).await.unwrap();
+            assert_eq!(kernel.bucket(one.index).await.unwrap(), None);
+            assert!(kernel.delete_bucket(one.index).await.is_err());
+        });
+    }
+
+    fn what_a_link_receives_goes_through_another_that_is_there_for_its_queue() {
+        on_a_host(|kernel| async move {
+            let (one, two) = pair(&kernel).await;
+            kernel.add_ifb("queue", Mac::locally_administered(3), 1400).await.unwrap();
+            let ifb = kernel.link("queue").await.unwrap();
+            assert!(ifb.is_ifb() && ifb.is_up);
+            assert_eq!((ifb.mac, ifb.mtu), (Some(Mac::locally_administered(3)), 1400));
+            assert_eq!(kernel.redirected(one.index).await.unwrap(), None);
+
+            kernel.redirect(one.index, ifb.index).await.unwrap();
+            assert_eq!(kernel.redirected(one.index).await.unwrap(), Some(ifb.index));
+            assert_eq!(kernel.redirected(two.index).await.unwrap(), None);
+
+            kernel.delete_redirection(one.index).await.unwrap();
+            assert_eq!(kernel.redirected(one.index).await.unwrap(), None);
+            kernel.redirect(one.index, two.index).await.unwrap();
+            assert_eq!(kernel.redirected(one.index).await.unwrap(), Some(two.index), "where the clsact queue is left");
         });
     }
 

@@ -8,6 +8,7 @@
 //!                       /leases/<address>               the same file by another name: a hard link
 //!                       /last/<set>                     the address of that range set that was leased last
 //!                       /freed/<set>                    those of it that were freed of late, one a line
+//!                       /sysctls/<container id>@<link>  what a pod's kernel parameters were before
 //!                       /boot                           the boot in which the first lease was asked for
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! The order of steps makes every crash harmless. The owner comes first and goes last, and it names the addresses, so whatever
 //! is left is found by it: by the same ADD again, by DEL, or by GC.
 
+mod before;
 mod predecessor;
 mod record;
 mod turns;
@@ -24,6 +26,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, time::UNIX_EPOCH};
 
 use dataplane::disk::{self, Directory};
 
+pub use self::before::Before;
 pub use self::record::{Delegated, Record};
 use self::{
     predecessor::Predecessor,
@@ -260,7 +263,8 @@ impl Store {
     /// before its leases, so leases are listed first.
     pub fn orphans(&self) -> Result<Vec<(String, u64)>, Error> {
         let mut orphans = Vec::new();
-        for name in self.leases.names()? {
+        // What is called otherwise is no lease: should this ever be another directory, little goes.
+        for name in self.leases.names()?.into_iter().filter(|name| name.parse::<IpAddr>().is_ok()) {
             let inode = self.leases.inode(&name)?;
             orphans.extend(inode.map(|inode| (name, inode)));
         }

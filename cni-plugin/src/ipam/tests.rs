@@ -153,6 +153,29 @@ fn reserved_addresses_are_for_those_who_ask_for_them() {
 }
 
 #[test]
+fn however_many_addresses_are_reserved_they_are_passed_over_at_once() {
+    let all = set(&["fd00::/64"]).reserving(&["fd00::/8".parse().unwrap(), "::/0".parse().unwrap()]);
+    assert_eq!(all.in_turn(&Past::default()).count(), 0);
+
+    let half = set(&["fd00::/64"]).reserving(&["fd00::/65".parse().unwrap()]);
+    assert_eq!(half.in_turn(&Past::default()).next(), Some(ip("fd00::8000:0:0:0")));
+    let past = Past { last: Some(ip("fd00::ffff:ffff:ffff:ffff")), ..Past::default() };
+    assert_eq!(half.in_turn(&past).next(), Some(ip("fd00::8000:0:0:0")));
+}
+
+#[test]
+fn however_many_ranges_there_are_an_overlap_is_found_among_neighbours() {
+    let range =
+        |n: u32| Range::new(format!("10.{}.{}.0/28", n / 256, n % 256).parse().unwrap(), Bounds::default());
+    let mut ranges: Vec<Range> = (0..60_000).rev().map(|n| range(n).unwrap()).collect();
+    assert_eq!(disjoint(&ranges), Ok(()));
+
+    ranges.push(range(30_000).unwrap());
+    let twice = "10.117.48.0/28".parse().unwrap();
+    assert_eq!(disjoint(&ranges), Err(Error::Overlap(twice, twice)));
+}
+
+#[test]
 fn an_address_that_is_asked_for_is_of_a_set_and_the_only_one_of_it() {
     let ask = |requested: &[&str]| {
         let requested: Vec<IpAddr> = requested.iter().map(|text| ip(text)).collect();

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use dataplane::rtnl::Kernel;
 use serde_json::Value;
 
-use super::{Error, Plan, Sandbox, kernel, reclaim, store};
+use super::{Error, Plan, Sandbox, kernel, reclaim, store, tune};
 use crate::{
     conf::{Conf, Network, resolv},
     delegate::Delegate,
@@ -43,6 +43,7 @@ pub(super) async fn run(
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
         let bridge = wire::build(&wiring, &host, &sandbox.netns).await?;
+        tune::tune(&conf.tuning, target, &sandbox, &store).await?;
         Ok::<_, Failure>(wiring.result(&target.netns.to_string_lossy(), bridge.as_ref()))
     };
     match wired.await {

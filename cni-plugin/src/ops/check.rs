@@ -2,7 +2,7 @@
 
 use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, kernel, store};
+use super::{Error, Plan, Sandbox, kernel, store, tune};
 use crate::{
     conf::{self, Conf, Network},
     delegate::Delegate,
@@ -63,6 +63,7 @@ pub(super) async fn run(
     }
     let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
     faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
+    faults.extend(tune::faults(&conf.tuning, &wiring.pod_end.name, &sandbox.netns, &pod).await?);
     if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
 }
 

@@ -35,6 +35,7 @@ pub(super) async fn run(network: &Network, delegate: Option<&Delegate<'_>>) -> R
     }
     // Whatever else it has kept: most of them do nothing here, so they were asked for each attachment above.
     failures.extend(delegate.and_then(|delegate| delegate.pass_on().err()).map(Failure::from));
+    failures.extend(store.sweep_before().err().map(Failure::from));
     failures.extend(store.sweep().into_iter().map(Failure::from));
     failures.extend(remove_stray_links(network, &host, &valid).await.unwrap_or_else(|failure| vec![failure]));
 

@@ -23,6 +23,7 @@ fn result() -> AddResult {
         mtu: 1450,
         mac: None,
         endpoints,
+        bandwidth: crate::bandwidth::Bandwidth::default(),
         bridging: None,
         routes: None,
     };

@@ -4,8 +4,10 @@
 //! those there are. It decides nothing: what goes where is the wiring's to say.
 
 mod bridge;
+pub mod errand;
+mod limits;
 
-use std::{ops::RangeInclusive, path::Path, thread, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, path::Path, thread, time::Duration};
 
 use dataplane::{
     netns::{self, Netns},
@@ -15,7 +17,7 @@ use dataplane::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{Side, Wiring, bridge::Role, has_name_of_ours, is_ours};
+use super::{Side, Wiring, bridge::Role, has_name_of_ours, host_end_for};
 use crate::failure::{Code, Coded};
 
 /// Why a pod could not be wired.
@@ -49,6 +51,14 @@ pub enum Error {
     /// The kernel is too old.
     #[error("macspoofchk: the kernel cannot lock the ports of a bridge: that needs Linux 5.18")]
     CannotLock,
+    /// The kernel cannot limit.
+    #[error("bandwidth: the kernel lacks {modules}: load it (modprobe), or leave the limits out")]
+    NoModule {
+        /// What it lacks.
+        modules: &'static str,
+        /// What it said.
+        source: rtnl::Error,
+    },
     /// The kernel said no.
     #[error("wire the pod {place}")]
     Rtnl {
@@ -74,7 +84,7 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Netns(_) => Code::InvalidNetns,
-            Self::CannotLock => Code::UnsupportedField,
+            Self::CannotLock | Self::NoModule { .. } => Code::UnsupportedField,
             Self::Foreign { .. }
             | Self::NoBridge(_)
             | Self::Occupied { .. }
@@ -107,26 +117,19 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
 /// Makes the pod's link, unless it is there and as it should be, and returns the bridge that it is plugged into, if it is.
 /// What is left of an earlier try is made anew.
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Link>, Error> {
-    let pod = Kernel::open_in(netns).map_err(in_pod)?;
-    if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
-        if !there.is_veth() {
-            return Err(Error::Foreign { name: there.name, place: HOST });
-        }
-        if faults(wiring, host, &pod).await?.is_empty() {
-            return bridge::find(wiring, host).await;
-        }
-        remove(host, &there).await.map_err(on_host)?;
-    }
-    // SPEC "ADD": an interface of that name in the container is an error.
-    if let Some(there) = find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
-        return Err(Error::Foreign { name: there.name, place: POD });
-    }
     let bridge = bridge::ensure(wiring, host).await?;
     allow_forwarding(wiring)?;
-
-    host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
+    // Nearly always nothing is in the way, so nothing is looked for until something is.
+    match host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await {
+        Err(error) if error.is_exists() => {
+            if is_built(wiring, host, netns).await? {
+                return bridge::find(wiring, host).await;
+            }
+            host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
+        }
+        made => made.map_err(on_host)?,
+    }
     let host_end = host.link(&wiring.host_end.name).await.map_err(on_host)?;
-    let pod_end = pod.link(&wiring.pod_end.name).await.map_err(in_pod)?;
     if let Some(bridge) = &bridge {
         bridge::plug(wiring, host, host_end.index, bridge).await?;
     } else {
@@ -135,16 +138,43 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
             allow_ipv6(HOST, &[&wiring.host_end.name])?;
         }
     }
-    netns.run(|| prepare_pod(wiring))??;
+    if wiring.is_limited() {
+        limits::set(wiring, host, host_end.index).await?;
+    }
+    let (pod, prepared) = Kernel::open_and_run_in(netns, || prepare_pod(wiring)).map_err(in_pod)?;
+    prepared?;
+    let pod_end = match host_end.peer {
+        Some(index) => index,
+        None => pod.link(&wiring.pod_end.name).await.map_err(in_pod)?.index,
+    };
     pod.set_up(LOOPBACK, true).await.map_err(in_pod)?;
-    host.set_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
     // The end that is up last works at once: a pod may speak as soon as it runs.
-    host.set_up(host_end.index, true).await.map_err(on_host)?;
-    pod.set_up(pod_end.index, true).await.map_err(in_pod)?;
-    install(&pod, &wiring.pod_side(pod_end.index)).await.map_err(in_pod)?;
+    host.set_up_with_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
+    pod.set_up(pod_end, true).await.map_err(in_pod)?;
+    install(&pod, &wiring.pod_side(pod_end)).await.map_err(in_pod)?;
     install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
     wait_until_working(host, &host_end, bridge.is_some()).await?;
     bridge::find(wiring, host).await
+}
+
+/// Says whether what is in the way of a pair is that very pair, whole. What is left of an earlier try is removed.
+async fn is_built(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<bool, Error> {
+    let pod = Kernel::open_in(netns).map_err(in_pod)?;
+    if let Some(there) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
+        if !there.is_veth() {
+            return Err(Error::Foreign { name: there.name, place: HOST });
+        }
+        if faults_of_links(wiring, host, &pod).await?.is_empty() {
+            limits::set(wiring, host, there.index).await?;
+            return Ok(true);
+        }
+        remove(host, &there).await.map_err(on_host)?;
+    }
+    // SPEC "ADD": an interface of that name in the container is an error.
+    match find(&pod, &wiring.pod_end.name).await.map_err(in_pod)? {
+        Some(there) => Err(Error::Foreign { name: there.name, place: POD }),
+        None => Ok(false),
+    }
 }
 
 /// Waits until the host end takes packets, and a bridge lets them in and out there. That is so when the kernel has noticed that both
@@ -271,6 +301,15 @@ fn allow_ipv6(place: &'static str, links: &[&str]) -> Result<(), Error> {
 
 /// Lists what is not as the wiring has it: missing, down, or different. Empty if all is well.
 pub async fn faults(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<String>, Error> {
+    let mut faults = faults_of_links(wiring, host, pod).await?;
+    if let Some(host_end) = find(host, &wiring.host_end.name).await.map_err(on_host)? {
+        faults.extend(limits::faults(wiring, host, &host_end).await?);
+    }
+    Ok(faults)
+}
+
+/// The same without the limits, which can be changed on a link that is in use.
+async fn faults_of_links(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result<Vec<String>, Error> {
     let mut faults = Vec::new();
     let host_end = find(host, &wiring.host_end.name).await.map_err(on_host)?;
     let pod_end = find(pod, &wiring.pod_end.name).await.map_err(in_pod)?;
@@ -337,13 +376,15 @@ async fn missing(kernel: &Kernel, side: &Side, place: &str) -> Result<Vec<String
     Ok(addresses.chain(routes).collect())
 }
 
-/// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it; says whether it was
-/// there. The name is proof enough: it is a hash of the attachment, and someone may have changed the hardware address.
+/// Takes away the host end of that name, and with it the pod's end, its addresses and all routes over it, and then the link that
+/// what the pod sent was limited on; says whether the host end was there. The name is proof enough: it is a hash of the attachment, and someone may have changed the hardware address.
 pub async fn demolish(host: &Kernel, host_end: &str) -> Result<bool, Error> {
-    match find(host, host_end).await.map_err(on_host)? {
-        Some(link) if link.is_veth() => remove(host, &link).await.map_err(on_host).map(|()| true),
-        _ => Ok(false),
+    let there = find(host, host_end).await.map_err(on_host)?.filter(Link::is_veth);
+    if let Some(link) = &there {
+        remove(host, link).await.map_err(on_host)?;
     }
+    limits::remove_ifb(host, host_end).await.map_err(on_host)?;
+    Ok(there.is_some())
 }
 
 /// Deletes a link; one that went away in the meantime is no error.
@@ -354,8 +395,9 @@ async fn remove(host: &Kernel, link: &Link) -> Result<(), rtnl::Error> {
     }
 }
 
-/// Lists the host ends that we made for attachments with leases in `run_dir`.
-pub async fn host_ends(host: &Kernel, run_dir: &Path) -> Result<Vec<String>, Error> {
+/// Lists the host ends that we made for attachments with leases in `run_dir`, and those of which no more than the link is left
+/// that what their pods sent was limited on.
+pub async fn host_ends(host: &Kernel, run_dir: &Path) -> Result<BTreeSet<String>, Error> {
     let links = host.links().await.map_err(on_host)?;
-    Ok(links.into_iter().filter(|link| is_ours(link, run_dir)).map(|link| link.name).collect())
+    Ok(links.iter().filter_map(|link| host_end_for(link, run_dir)).collect())
 }

@@ -27,6 +27,7 @@ fn wiring(endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) -> Result<Wirin
         mtu: 1450,
         mac: None,
         endpoints,
+        bandwidth: Bandwidth::default(),
         bridging: None,
         routes,
     })
@@ -101,6 +102,7 @@ fn a_size_that_the_kernel_would_not_take_is_refused_by_name() {
             mtu,
             mac: None,
             endpoints,
+            bandwidth: Bandwidth::default(),
             bridging: None,
             routes: None,
         };
@@ -137,6 +139,8 @@ fn link(name: &str, mac: Mac) -> Link {
         is_running: true,
         alias: None,
         is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
         master: None,
         port: None,
         is_forwarding: false,
@@ -150,15 +154,18 @@ proptest! {
     fn a_host_end_is_known_by_its_name_and_hardware_address(id in "[a-z0-9]{1,64}", ifname in "[a-z0-9]{1,15}") {
         let attachment = Attachment::new(&id, &ifname).unwrap();
         let name = host_end_of("pods", &attachment);
-        let wish = Wish { network: "pods", attachment: &attachment, run_dir: RUN_DIR.as_ref(), alias: "x", mtu: 1500, mac: None, endpoints: vec![], bridging: None, routes: None };
+        let wish = Wish { network: "pods", attachment: &attachment, run_dir: RUN_DIR.as_ref(), alias: "x", mtu: 1500, mac: None, endpoints: vec![], bandwidth: Bandwidth::default(), bridging: None, routes: None };
         let wiring = Wiring::of(wish).unwrap();
 
         prop_assert_eq!(name.len(), 15);
         prop_assert_eq!(&wiring.host_end.name, &name);
         prop_assert_ne!(wiring.host_end.mac, wiring.pod_end.mac);
-        prop_assert!(is_ours(&link(&name, wiring.host_end.mac), RUN_DIR.as_ref()));
-        prop_assert!(!is_ours(&link(&name, wiring.host_end.mac), "/run/other".as_ref()));
-        prop_assert!(!is_ours(&link(&name, wiring.pod_end.mac), RUN_DIR.as_ref()));
+        prop_assert_eq!(host_end_for(&link(&name, wiring.host_end.mac), RUN_DIR.as_ref()), Some(name.clone()));
+        let ifb = Link { kind: Some("ifb".to_owned()), ..link(&ifb_of(&name), wiring.host_end.mac) };
+        prop_assert_eq!(host_end_for(&ifb, RUN_DIR.as_ref()), Some(name.clone()));
+        prop_assert!(!has_name_of_ours(&ifb.name));
+        prop_assert!(host_end_for(&link(&name, wiring.host_end.mac), "/run/other".as_ref()).is_none());
+        prop_assert!(host_end_for(&link(&name, wiring.pod_end.mac), RUN_DIR.as_ref()).is_none());
     }
 }
 
@@ -171,11 +178,11 @@ fn one_link_of_a_container_has_a_host_end_for_each_network() {
 fn a_link_of_another_s_is_not_ours_whatever_it_is_called() {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     for name in ["fwbr100i0", "fwln100i0", "fw", "eth0", "fwaaaaaaaaaaaa1", "fwaaaaaaaaaaaaa"] {
-        assert!(!is_ours(&link(name, mac), RUN_DIR.as_ref()), "{name}");
+        assert!(host_end_for(&link(name, mac), RUN_DIR.as_ref()).is_none(), "{name}");
     }
     let name = host_end_of("pods", &attachment());
     let ours = link(&name, wiring(dual_stack(), None).unwrap().host_end.mac);
-    assert!(!is_ours(&Link { kind: Some("dummy".to_owned()), ..ours }, RUN_DIR.as_ref()));
+    assert!(host_end_for(&Link { kind: Some("dummy".to_owned()), ..ours }, RUN_DIR.as_ref()).is_none());
 }
 
 #[test]

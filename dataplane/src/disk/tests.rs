@@ -116,3 +116,20 @@ fn what_is_appended_comes_last_and_only_the_end_is_read() {
     assert!(directory.append("../log", b"").is_err());
     assert!(directory.tail("../log", 1).is_err());
 }
+
+#[test]
+fn nothing_is_written_through_a_symbolic_link() {
+    let (place, directory) = directory();
+    let other = tempfile::NamedTempFile::new().unwrap();
+    for name in ["append", "lock", "replace", "remove", "create"] {
+        std::os::unix::fs::symlink(other.path(), place.path().join(name)).unwrap();
+    }
+
+    assert!(directory.append("append", b"x").is_err());
+    assert!(directory.lock("lock").is_err());
+    assert!(directory.create_exclusively("create", b"x").unwrap_err().is_exists());
+    directory.replace("replace", b"x").unwrap();
+    directory.remove("remove").unwrap();
+
+    assert_eq!(fs::read(other.path()).unwrap(), b"");
+}

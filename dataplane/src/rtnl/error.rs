@@ -80,6 +80,13 @@ impl Error {
         self.errno().is_some_and(|errno| absent.contains(&Errno::from_raw(errno)))
     }
 
+    /// Says whether the kernel knows no links, queues or filters of that kind: it was built without them, or lacks the module.
+    pub fn is_unknown_kind(&self) -> bool {
+        // A link: EOPNOTSUPP. A queue, a filter or its action: ENOENT.
+        let unknown = [Errno::EOPNOTSUPP, Errno::ENOENT];
+        self.errno().is_some_and(|errno| unknown.contains(&Errno::from_raw(errno)))
+    }
+
     /// Says whether there is such an object already.
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(Errno::EEXIST as i32)

@@ -8,6 +8,7 @@ mod bridges;
 mod links;
 mod neighbours;
 mod routes;
+mod shaping;
 
 use std::io;
 
@@ -45,10 +46,18 @@ impl Kernel {
 
     /// Opens a socket inside `netns`. Call it inside a tokio runtime that drives I/O.
     pub fn open_in(netns: &Netns) -> Result<Self, Error> {
+        Self::open_and_run_in(netns, || ()).map(|(kernel, ())| kernel)
+    }
+
+    /// Opens a socket inside `netns`, and runs `work` there while it is at it.
+    pub fn open_and_run_in<T: Send>(
+        netns: &Netns,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), Error> {
         let runtime = runtime::Handle::try_current().map_err(|e| Error::Open(io::Error::other(e)))?;
         let opened = netns.run(|| {
             let _inside = runtime.enter();
-            Self::open()
+            Ok((Self::open()?, work()))
         });
         opened.map_err(Error::Enter)?
     }

@@ -77,6 +77,10 @@ pub struct Link {
     pub alias: Option<String>,
     /// Whether it takes packets that are for others.
     pub is_promiscuous: bool,
+    /// Whether it takes packets for all groups.
+    pub is_allmulti: bool,
+    /// How many packets wait in a queue that has no limit of its own.
+    pub tx_queue_len: u32,
     /// The bridge it belongs to.
     pub master: Option<u32>,
     /// How that bridge treats it.
@@ -98,6 +102,11 @@ impl Link {
     /// Says whether others can be plugged into this.
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
+    }
+
+    /// Says whether this is there only to have a queue, for packets that came in elsewhere.
+    pub fn is_ifb(&self) -> bool {
+        self.kind.as_deref() == Some("ifb")
     }
 }
 

@@ -37,8 +37,10 @@ fn the_runtime_is_led_to_the_plugin() {
     Files::new(run.path(), cni.path(), true).write(&node(&["10.244.1.0/24"]), 1500).unwrap();
 
     let conflist = read(&cni, CONFLIST);
-    assert_eq!(conflist["cniVersion"], "1.1.0");
+    assert_eq!(conflist["cniVersion"], "1.0.0", "containerd before 2.0 and podman know no later one");
+    assert_eq!(conflist["cniVersions"], json!(["1.0.0", "1.1.0"]), "those that do take the last");
     assert_eq!(conflist["plugins"][0]["type"], "fairway");
+    assert_eq!(conflist["plugins"][0]["capabilities"]["bandwidth"], true, "or else runtimes do not say it");
 }
 
 #[test]
@@ -88,6 +90,8 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
         is_running: true,
         alias: None,
         is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
         master: None,
         port: None,
         is_forwarding: false,

@@ -93,10 +93,19 @@ impl Runtime {
         self.run(variables(verb, container, netns), conf)
     }
 
-    fn run(&self, mut variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+    /// What the plugin is told in a call for a container.
+    pub(crate) fn environment(&self, verb: &str, container: &str) -> Environment {
+        self.environment_of(variables(verb, container, &format!("/run/netns/{container}")))
+    }
+
+    fn environment_of(&self, mut variables: Vec<(OsString, OsString)>) -> Environment {
         variables.push(("CNI_PATH".into(), self.path.as_str().into()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_631_723);
-        let environment = Environment::from_vars(variables, now);
+        Environment::from_vars(variables, now)
+    }
+
+    fn run(&self, variables: Vec<(OsString, OsString)>, conf: &Value) -> Outcome {
+        let environment = self.environment_of(variables);
         let stdin = conf.to_string();
         self.host.run(|| cni_plugin::run(&environment, stdin.as_bytes())).unwrap()
     }

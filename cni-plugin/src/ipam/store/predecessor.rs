@@ -63,9 +63,6 @@ impl Predecessor {
             let Ok(address) = name.parse::<IpAddr>() else { continue }; // its lock, and which came last
             let since = changed(&self.leases.path().join(&name));
             let Some(attachment) = owner_in(&self.leases.tail(&name, MOST)?) else { continue };
-            if since < booted {
-                continue;
-            }
             let new = Held { attachment: attachment.clone(), addresses: Vec::new(), netns: None, since };
             all.entry(attachment).or_insert(new).addresses.push(address);
         }
@@ -77,7 +74,10 @@ impl Predecessor {
                     opened => one.netns = opened.ok().and_then(Result::ok).map(|inode| (path, inode)),
                 }
             }
-            held.push(one);
+            // A namespace that is there is of this boot, whatever the clock was set to since.
+            if one.netns.is_some() || one.since >= booted {
+                held.push(one);
+            }
         }
         Ok(held)
     }

@@ -415,6 +415,15 @@ fn what_host_local_leased_before_this_boot_is_nobody_s() {
 }
 
 #[test]
+fn a_pod_that_runs_keeps_what_host_local_leased_to_it_whatever_the_clock_says() {
+    let host_local = HostLocal::new(&[("10.244.1.2", "a\r\neth0")]);
+    host_local.result("a", "/proc/thread-self/ns/net");
+    let predecessor = Predecessor::of(&host_local.0.path().join("networks"), "pods").unwrap();
+
+    assert_eq!(predecessor.held(u64::MAX).unwrap().len(), 1);
+}
+
+#[test]
 fn leases_without_an_owner_and_drafts_are_swept() {
     let (_dir, store) = place();
     lease(&store, "a", &sets(&["10.1.0.0/24"])).unwrap();
@@ -426,6 +435,18 @@ fn leases_without_an_owner_and_drafts_are_swept() {
     assert_eq!(orphans.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["10.1.0.9"]);
     assert!(!store.remove_orphan(&orphans[0]).unwrap(), "it is gone");
     assert_eq!(names(&store), (vec!["a@eth0".to_owned()], vec!["10.1.0.2".to_owned()]));
+}
+
+#[test]
+fn what_is_not_called_like_an_address_is_no_lease_and_stays() {
+    let (_place, store) = place();
+    store.make().unwrap();
+    fs::write(store.leases.path().join("passwd"), "").unwrap();
+    fs::write(store.leases.path().join("10.1.0.2"), "").unwrap();
+
+    assert!(store.sweep().is_empty());
+
+    assert_eq!(store.leases.names().unwrap(), ["passwd"]);
 }
 
 #[test]

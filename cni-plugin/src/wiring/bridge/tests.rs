@@ -29,6 +29,7 @@ fn plugged(role: Role, endpoints: Vec<Endpoint>, routes: Option<&[PodRoute]>) ->
         mtu: 1450,
         mac: None,
         endpoints,
+        bandwidth: crate::bandwidth::Bandwidth::default(),
         bridging: Some(&bridging),
         routes,
     })

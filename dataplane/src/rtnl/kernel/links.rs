@@ -4,7 +4,10 @@ use std::os::fd::AsRawFd;
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+        LinkMessage,
+    },
 };
 
 use super::{
@@ -19,7 +22,9 @@ use crate::{
 impl Kernel {
     /// Lists all links.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        self.list(RouteNetlinkMessage::GetLink(LinkMessage::default()), "links", link_of).await
+        let mut message = LinkMessage::default();
+        message.attributes.push(without_counters());
+        self.list(RouteNetlinkMessage::GetLink(message), "links", link_of).await
     }
 
     /// Finds a link by its name.
@@ -34,7 +39,8 @@ impl Kernel {
         self.find(message_for(index), &format!("link {index}")).await
     }
 
-    async fn find(&self, message: LinkMessage, object: &str) -> Result<Link, Error> {
+    async fn find(&self, mut message: LinkMessage, object: &str) -> Result<Link, Error> {
+        message.attributes.push(without_counters());
         let request = RouteNetlinkMessage::GetLink(message);
         let found = self.ask(request, 0, Operation::Find, object, link_of).await?;
         let incomplete = || Error::Incomplete { operation: Operation::Find, object: object.to_string() };
@@ -66,10 +72,17 @@ impl Kernel {
 
     /// Makes a link take packets that are for others, or not.
     pub async fn set_promiscuous(&self, index: u32, is_promiscuous: bool) -> Result<(), Error> {
-        let mut message = message_for(index);
-        message.header.flags.set(LinkFlags::Promisc, is_promiscuous);
-        message.header.change_mask = LinkFlags::Promisc;
-        self.change_link(message, index).await
+        self.set_flag(index, LinkFlags::Promisc, is_promiscuous).await
+    }
+
+    /// Makes a link take packets for all groups, or not.
+    pub async fn set_allmulti(&self, index: u32, is_allmulti: bool) -> Result<(), Error> {
+        self.set_flag(index, LinkFlags::Allmulti, is_allmulti).await
+    }
+
+    /// Sets how many packets wait in a queue that has no limit of its own.
+    pub async fn set_tx_queue_len(&self, index: u32, packets: u32) -> Result<(), Error> {
+        self.set(index, LinkAttribute::TxQueueLen(packets)).await
     }
 
     /// Sets the largest packet that a link takes.
@@ -77,9 +90,12 @@ impl Kernel {
         self.set(index, LinkAttribute::Mtu(mtu)).await
     }
 
-    /// Sets the free text on a link.
-    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
-        self.set(index, LinkAttribute::IfAlias(alias.to_owned())).await
+    /// Sets the free text on a link, and the link up.
+    pub async fn set_up_with_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        set_up_or_down(&mut message, true);
+        self.change_link(message, index).await
     }
 
     /// Renames a link.
@@ -104,6 +120,13 @@ impl Kernel {
         self.change_link(message, index).await
     }
 
+    async fn set_flag(&self, index: u32, flag: LinkFlags, is_on: bool) -> Result<(), Error> {
+        let mut message = message_for(index);
+        message.header.flags.set(flag, is_on);
+        message.header.change_mask = flag;
+        self.change_link(message, index).await
+    }
+
     async fn change_link(&self, message: LinkMessage, index: u32) -> Result<(), Error> {
         let request = RouteNetlinkMessage::SetLink(message);
         self.change(request, 0, Operation::Change, &format!("link {index}")).await
@@ -116,12 +139,21 @@ pub(super) fn message_for(index: u32) -> LinkMessage {
     message
 }
 
+/// Counters are most of what the kernel says of a link, and nobody here reads them.
+fn without_counters() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
 fn end_message(end: &VethEnd) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(end.name.clone()),
         LinkAttribute::Address(end.mac.0.to_vec()),
         LinkAttribute::Mtu(end.mtu),
+        // One is used. Unasked, the kernel makes one for each CPU, each with its place in sysfs, takes all but one away again, and
+        // waits for RCU while nobody else may change a link. // kernel veth.c veth_init_queues
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
     ];
     message
 }
@@ -144,6 +176,8 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         is_running: header.flags.contains(LinkFlags::Running),
         alias: None,
         is_promiscuous: header.flags.contains(LinkFlags::Promisc),
+        is_allmulti: header.flags.contains(LinkFlags::Allmulti),
+        tx_queue_len: 0,
         master: None,
         port: None,
         is_forwarding: false,
@@ -154,6 +188,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = packets,
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Controller(index) => link.master = Some(index),

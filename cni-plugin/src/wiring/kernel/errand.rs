@@ -1,0 +1,63 @@
+//! Deletes a link without waiting for the kernel to forget it.
+//!
+//! The kernel takes a link away at once: its name, its other end, addresses and routes are gone before anybody else may change a
+//! link. Then it has whoever asked wait until nothing can hold the memory of the link any more, which takes it tens of milliseconds
+//! (kernel `net/core/dev.c` `netdev_run_todo`). A runtime need not wait for that. So another process asks, which is this program
+//! once more, and this one goes on as soon as the link is gone.
+//!
+//! In: the name of a host end. Out: nothing. Whatever goes wrong, the link is then still there, and whoever called deletes it
+//! itself, as if this had never been tried. The other process ends with this one: a link that a later call makes is out of its reach.
+
+use std::{
+    io,
+    path::Path,
+    process::{self, Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use dataplane::{process::end_with_parent, rtnl::Kernel};
+
+use super::find;
+use crate::{Outcome, ops, wiring::ifb_of};
+
+/// The word that this program is started with for the errand; the link's index and the number of the process that asks follow.
+pub const WORD: &str = "delete-link";
+
+/// Has the host end of that name, and the link that its pod's sending was limited on, deleted by `program`, which is this one.
+/// Returns when they are gone or cannot be.
+pub(crate) async fn delete(host: &Kernel, host_end: &str, program: &Path) {
+    const TURN: Duration = Duration::from_micros(200);
+    for name in [host_end, &ifb_of(host_end)] {
+        let Ok(Some(link)) = find(host, name).await else { continue };
+        if !link.is_veth() && !link.is_ifb() {
+            continue;
+        }
+        let Ok(mut other) = start(program, link.index) else { return };
+        // The kernel answers between changes, not in their midst, so a link that is not found is gone with all that was on it.
+        while let (Ok(Some(_)), Ok(None)) = (find(host, name).await, other.try_wait()) {
+            thread::sleep(TURN);
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel has a process wait that need not be this one")]
+fn start(program: &Path, link: u32) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.args([WORD, &link.to_string(), &process::id().to_string()]).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+/// Does the errand: deletes the link of that index, unless the process of that number has ended.
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    let done = || {
+        let [link, parent] = arguments else { return None };
+        let (link, parent) = (link.parse().ok()?, parent.parse().ok()?);
+        if !end_with_parent(parent).ok()? {
+            return None;
+        }
+        let runtime = ops::runtime().ok()?;
+        runtime.block_on(async { ops::kernel().ok()?.delete_link(link).await.ok() })
+    };
+    Outcome { exit_code: u8::from(done().is_none()), ..Outcome::default() }
+}
