@@ -7,7 +7,7 @@ use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
     nft::{self, LinkName},
     packet::{Family, Protocol},
-    rtnl, sysctl,
+    process, rtnl, sysctl,
 };
 use nix::{
     sched::{CpuSet, sched_getaffinity},
@@ -39,7 +39,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
@@ -58,13 +58,16 @@ fn main() -> ExitCode {
         warn!(subject, reason, "configuration");
     }
     allow_open_files();
+    if let Err(error) = process::set_oom_score_adj(config.oom_score_adj) {
+        debug!(%error, score = config.oom_score_adj, "the kernel does not let us set how willingly it ends this process");
+    }
     let done = runtime::Builder::new_multi_thread()
         .worker_threads(2) // the watch and the sync
         .enable_all()
         .build()
         .context("start the runtime")
         .and_then(|runtime| {
-            let done = runtime.block_on(if_cleanup_else_run(&config));
+            let done = runtime.block_on(do_what_is_asked(&config));
             runtime.shutdown_background(); // a long file or a long list of flows that is being read holds up nobody
             done
         });
@@ -77,8 +80,14 @@ fn main() -> ExitCode {
     }
 }
 
-async fn if_cleanup_else_run(config: &Config) -> anyhow::Result<()> {
-    if config.cleanup { clean_up(config).await } else { run(config).await }
+async fn do_what_is_asked(config: &Config) -> anyhow::Result<()> {
+    if config.cleanup {
+        clean_up(config).await
+    } else if config.init_only {
+        track(config).map(drop)
+    } else {
+        run(config).await
+    }
 }
 
 /// Serves until a signal comes or something essential ends. Rules and routes stay.
