@@ -2,29 +2,49 @@
 //!
 //! Flags that kube-proxy has too mean the same here, and are written the same way (`--masquerade-all=true`, `--v=2`).
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, parser::ValueSource};
 use ipnetwork::IpNetwork;
 use tracing::Level;
 
-use crate::service_port::Family;
+use crate::{service_port::Family, watch::kubernetes::Access};
 
 mod conntrack;
+pub mod file;
+mod unused;
 
 #[cfg(test)]
 mod tests;
 
 pub use conntrack::Conntrack;
+pub use unused::Unused;
 
 /// Programs nftables for Kubernetes services, and routes pods between nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "fairway-proxy", version)]
+#[command(name = "fairway-proxy", version, args_override_self = true)]
 #[expect(clippy::struct_excessive_bools, reason = "switches on a command line are independent of each other")]
 pub struct Config {
+    /// kube-proxy's configuration file: what it does not say has kube-proxy's default, whatever other flags of kube-proxy's say
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Reads services, endpoint slices and nodes from the YAML and JSON files in this directory, and watches it
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+
+    /// A kubeconfig file that says where the API server is and who we are to it; in a pod it is not needed
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<String>,
+
+    /// The API server's URL, in the place of the one in the kubeconfig file
+    #[arg(long, value_name = "URL")]
+    pub master: Option<String>,
 
     /// Name of this node, where it is not the host's
     #[arg(long, value_name = "NAME")]
@@ -35,8 +55,8 @@ pub struct Config {
     pub routes: RouteMode,
 
     /// Addresses of all pods, one CIDR for each family; connections from elsewhere to cluster IPs are masqueraded
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
-    pub cluster_cidr: Vec<IpNetwork>,
+    #[arg(long, value_name = "CIDR", default_value = "", hide_default_value = true, value_parser = cidrs)]
+    pub cluster_cidr: Cidrs,
 
     /// How connections of this node's pods are told from others
     #[arg(
@@ -104,10 +124,42 @@ pub struct Config {
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
 
+    /// Where to say whether this proxy is healthy; empty for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256", value_parser = socket_address)]
+    pub healthz_bind_address: ListenAddress,
+
+    /// Where metrics and status are read; empty for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249", value_parser = socket_address)]
+    pub metrics_bind_address: ListenAddress,
+
+    /// Ends where one of these addresses cannot be listened on, rather than trying again
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub bind_address_hard_fail: bool,
+
+    /// How willingly the kernel ends this process where memory is short: -1000 (never) to 1000
+    #[arg(long, value_name = "N", default_value_t = -999, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub oom_score_adj: i32,
+
+    /// kube-proxy's modes, all of which come to nftables here: iptables, ipvs or nftables
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    #[arg(value_parser = ["", "iptables", "ipvs", "nftables"])]
+    pub proxy_mode: String,
+
+    /// Sets the parameters of the kernel, which needs more rights than the rest, and exits
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub init_only: bool,
+
     /// Removes all that Fairway made on this node but its pods, and exits
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub cleanup: bool,
+
+    /// What has no meaning here
+    #[command(flatten)]
+    pub unused: Unused,
 
     /// How much to log: 4 for debugging, 6 for everything
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
@@ -256,6 +308,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     if text.trim().is_empty() { Err(malformed()) } else { Ok(sum) }
 }
 
+/// Networks, as a list with commas; perhaps none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cidrs(pub Vec<IpNetwork>);
+
+fn cidrs(text: &str) -> Result<Cidrs, String> {
+    let parts = text.split(',').filter(|_| !text.trim().is_empty());
+    parts.map(cidr).collect::<Result<_, _>>().map(Cidrs)
+}
+
 fn cidr(text: &str) -> Result<IpNetwork, String> {
     match text.trim().parse::<IpNetwork>() {
         Ok(network) if text.contains('/') => {
@@ -265,11 +326,108 @@ fn cidr(text: &str) -> Result<IpNetwork, String> {
     }
 }
 
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenAddress(pub Option<SocketAddr>);
+
+fn socket_address(text: &str) -> Result<ListenAddress, String> {
+    match text.trim() {
+        "" => Ok(ListenAddress(None)),
+        text => match text.parse() {
+            Ok(address) => Ok(ListenAddress(Some(address))),
+            Err(_) => Err("must be an address and a port such as 0.0.0.0:10256 or [::]:10256".into()),
+        },
+    }
+}
+
+/// What is to be said about the command line and the configuration file once there is a log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// The flag or field.
+    pub subject: String,
+    /// What is done about it.
+    pub reason: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line is wrong, or asks for help; clap says it.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    /// The configuration file cannot be read.
+    #[error("read configuration file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The configuration file makes no sense.
+    #[error("configuration file {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: file::Error,
+    },
+    /// A field of the configuration file makes no sense.
+    #[error("configuration file {path}: {}", first_line(source))]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in terms of flags.
+        source: clap::Error,
+    },
+}
+
+/// What clap says, without advice on how to call the program.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
 impl Config {
+    /// Reads a command line, and the configuration file that it names. The file is read by `read`.
+    pub fn of(
+        arguments: impl IntoIterator<Item = OsString>,
+        read: impl FnOnce(&Path) -> std::io::Result<String>,
+    ) -> Result<(Self, Vec<Notice>), Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let matches = Self::command().try_get_matches_from(&arguments)?;
+        let config = Self::from_arg_matches(&matches)?;
+        let Some(path) = config.config.clone() else { return Ok((config, Vec::new())) };
+        let text = read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let translation =
+            file::translate(&text).map_err(|source| Error::File { path: path.clone(), source })?;
+        let notice = |subject: &str, reason: &str| Notice { subject: subject.into(), reason: reason.into() };
+        let void = file::FLAGS.iter().filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
+        let mut notices: Vec<Notice> =
+            void.map(|id| notice(&id.replace('_', "-"), "ignored: the configuration file decides")).collect();
+        notices
+            .extend(translation.unknown.iter().map(|field| notice(field, "ignored: there is no such field")));
+        notices.extend(translation.idle.iter().map(|(field, reason)| notice(field, reason)));
+
+        let (before, after): (Vec<_>, Vec<_>) =
+            translation.flags.iter().partition(|flag| flag.starts_with("--hostname-override"));
+        let (program, rest) = arguments.split_at(arguments.len().min(1));
+        let all = program.iter().cloned().chain(before.into_iter().map(OsString::from));
+        let all = all.chain(rest.iter().cloned()).chain(after.into_iter().map(OsString::from));
+        let config = Self::try_parse_from(all).map_err(|source| Error::Field { path, source })?;
+        Ok((config, notices))
+    }
+
     /// The name of the Node object that is this machine: as given, or the host's where none is or an empty one.
     pub fn node_name(&self, host_name: &str) -> String {
         let given = self.hostname_override.as_deref().map(str::trim).filter(|name| !name.is_empty());
         given.unwrap_or(host_name.trim()).to_lowercase()
+    }
+
+    /// The way to the API server. Empty paths and URLs are none, as kube-proxy has it.
+    pub fn access(&self) -> Access {
+        let kubeconfig = self.kubeconfig.clone().filter(|path| !path.is_empty());
+        Access::new(kubeconfig.map(PathBuf::from), self.master.clone().filter(|url| !url.is_empty()))
     }
 
     /// The log level that kube-proxy's verbosity comes to.

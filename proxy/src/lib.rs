@@ -12,3 +12,4 @@ pub mod state;
 pub mod surroundings;
 pub mod sync;
 pub mod watch;
+pub mod web;

@@ -1,14 +1,13 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
-use clap::Parser;
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
     nft::{self, LinkName},
     packet::{Family, Protocol},
-    rtnl, sysctl,
+    process, rtnl, sysctl,
 };
 use nix::{
     sched::{CpuSet, sched_getaffinity},
@@ -16,9 +15,9 @@ use nix::{
     unistd::Pid,
 };
 use proxy::{
-    config::{Config, DetectLocalMode},
+    config::{self, Config, DetectLocalMode, RouteMode},
     conflist::Files,
-    health::ports::Ports,
+    health::{Health, ports::Ports},
     localhost::{Localhost, route_localnet::RouteLocalnet},
     plan::{self, LocalPods, Settings},
     sync::{
@@ -30,7 +29,8 @@ use proxy::{
         services::Nftables,
         sysctls,
     },
-    watch::manifests::Manifests,
+    watch::{Event, kubernetes::Kubernetes, manifests::Manifests},
+    web::Web,
 };
 use tokio::{
     runtime,
@@ -39,22 +39,35 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let (config, notices) = match Config::of(std::env::args_os(), |path| fs::read_to_string(path)) {
+        Ok(read) => read,
+        Err(config::Error::CommandLine(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("fairway-proxy: {:#}", anyhow::Error::from(error));
+            return ExitCode::FAILURE;
+        }
+    };
     log_to_stderr(&config);
+    for config::Notice { subject, reason } in notices {
+        warn!(subject, reason, "configuration");
+    }
     allow_open_files();
+    if let Err(error) = process::set_oom_score_adj(config.oom_score_adj) {
+        debug!(%error, score = config.oom_score_adj, "the kernel does not let us set how willingly it ends this process");
+    }
     let done = runtime::Builder::new_multi_thread()
         .worker_threads(2) // the watch and the sync
         .enable_all()
         .build()
         .context("start the runtime")
         .and_then(|runtime| {
-            let done = runtime.block_on(if_cleanup_else_run(&config));
+            let done = runtime.block_on(do_what_is_asked(&config));
             runtime.shutdown_background(); // a long file or a long list of flows that is being read holds up nobody
             done
         });
@@ -67,19 +80,22 @@ fn main() -> ExitCode {
     }
 }
 
-async fn if_cleanup_else_run(config: &Config) -> anyhow::Result<()> {
-    if config.cleanup { clean_up(config).await } else { run(config).await }
+async fn do_what_is_asked(config: &Config) -> anyhow::Result<()> {
+    if config.cleanup {
+        clean_up(config).await
+    } else if config.init_only {
+        track(config).map(drop)
+    } else {
+        run(config).await
+    }
 }
 
 /// Serves until a signal comes or something essential ends. Rules and routes stay.
 async fn run(config: &Config) -> anyhow::Result<()> {
-    let Some(manifests) = &config.manifests else {
-        bail!("give --manifests DIR: services from an API server are not supported yet");
-    };
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
-    let manifests = Manifests::watch(manifests)?;
+    let source = Source::of(config, &node_name).await?;
     let tracked = track(config)?;
     let (socket, families) = (nft::Socket::open()?, families());
     let monitor = nft::Monitor::open(&socket)?;
@@ -101,6 +117,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
+    let webs = webs(config, &sync.followers().health());
     let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -110,7 +127,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let cancelled = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let stop = cancelled.clone();
-    tasks.spawn(async move { Ok(manifests.run(sender, stop).await?) });
+    tasks.spawn(source.run(sender, stop));
     let stop = cancelled.clone();
     tasks.spawn(async move {
         sync.run(events, stop).await;
@@ -121,6 +138,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         health_checks.run(stop).await;
         Ok(())
     });
+    for web in webs {
+        let stop = cancelled.clone();
+        tasks.spawn(async move { Ok(web.run(stop).await?) });
+    }
     if let Some(localhost) = localhost {
         let stop = cancelled.clone();
         tasks.spawn(async move {
@@ -150,6 +171,36 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     drain(tasks, &cancelled).await
 }
 
+/// Where services, endpoints and nodes come from.
+enum Source {
+    Kubernetes(Kubernetes),
+    Manifests(Manifests),
+}
+
+impl Source {
+    /// Begins to watch manifests, or looks whether the way to the API server makes sense.
+    async fn of(config: &Config, node_name: &str) -> anyhow::Result<Self> {
+        if let Some(manifests) = &config.manifests {
+            return Ok(Self::Manifests(Manifests::watch(manifests)?));
+        }
+        let access = config.access();
+        access.client().await?;
+        let all = Kubernetes::new(access);
+        Ok(Self::Kubernetes(match config.routes {
+            RouteMode::None => all.with_own_node_only(node_name),
+            RouteMode::Auto | RouteMode::Direct => all,
+        }))
+    }
+
+    async fn run(self, events: mpsc::Sender<Event>, cancelled: CancellationToken) -> anyhow::Result<()> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.run(events, cancelled).await,
+            Self::Manifests(manifests) => manifests.run(events, cancelled).await?,
+        }
+        Ok(())
+    }
+}
+
 /// Sets how the kernel tracks connections.
 fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
     let mut socket = conntrack::Socket::open()?;
@@ -162,6 +213,13 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
     let processors = (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu).unwrap_or(false)).count();
     sysctls::set(&plan::sysctls::plan(&config.conntrack, processors.try_into()?));
     Ok(socket)
+}
+
+/// What the daemon says of itself, where it is to.
+fn webs(config: &Config, health: &Arc<Health>) -> Vec<Web> {
+    let health_page = config.healthz_bind_address.0.map(|address| Web::health(address, Arc::clone(health)));
+    let status = config.metrics_bind_address.0.map(|address| Web::status(address, Arc::clone(health)));
+    health_page.into_iter().chain(status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }
 
 /// What serves node ports on localhost, if that is wanted.
@@ -234,7 +292,7 @@ fn families() -> Vec<Family> {
 fn settings(config: &Config) -> Settings {
     let link = |name: Option<&String>| name.cloned().unwrap_or_default().into();
     let local_pods = match config.detect_local_mode {
-        DetectLocalMode::ClusterCidr => LocalPods::ClusterCidr(config.cluster_cidr.clone()),
+        DetectLocalMode::ClusterCidr => LocalPods::ClusterCidr(config.cluster_cidr.0.clone()),
         DetectLocalMode::NodeCidr => LocalPods::NodeCidr,
         DetectLocalMode::BridgeInterface => {
             LocalPods::Link(LinkName::Exact(link(config.pod_bridge_interface.as_ref())))

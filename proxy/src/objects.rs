@@ -78,6 +78,11 @@ impl Object {
         wire::parse(value)
     }
 
+    /// Reads one object that is known to be of a kind, as items of a list do not say it.
+    pub fn of_kind(kind: Kind, json: &str) -> Result<Self, Invalid> {
+        wire::of_kind(kind, wire::Json::Text(json))
+    }
+
     /// The object's kind.
     pub fn kind(&self) -> Kind {
         match self {
@@ -307,6 +312,8 @@ pub struct Node {
     pub external_ips: Vec<IpAddr>,
     /// Where it stands, by label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Whether it is being deleted, or about to be by the cluster autoscaler: load balancers are to send it nothing new.
+    pub is_leaving: bool,
 }
 
 impl Node {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::objects::{EndpointSlice, Kind, Node, Object, ObjectName, Service, ServiceCidr};
 
+pub mod kubernetes;
 pub mod manifests;
 
 /// Something that happened to an object.

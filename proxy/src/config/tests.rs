@@ -37,7 +37,7 @@ fn flags_are_written_as_for_kube_proxy() {
 
     assert!(config.masquerade_all && config.install_cni);
     assert_eq!(config.log_level(), Level::DEBUG);
-    assert_eq!(config.cluster_cidr, ["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()]);
+    assert_eq!(config.cluster_cidr.0, ["10.244.0.0/16".parse().unwrap(), "fd00::/56".parse().unwrap()]);
     assert!(parse("--cleanup").unwrap().cleanup);
     assert_eq!(parse("-v 6").unwrap().log_level(), Level::TRACE);
 }
@@ -96,5 +96,51 @@ fn what_is_not_supported_is_told_clearly() {
     assert!(parse("--routes vxlan").unwrap_err().contains("not supported yet"));
     assert!(parse("--routes sometimes").unwrap_err().contains("must be auto, direct or none"));
     assert!(parse("--cluster-cidr 10.244.0.0").unwrap_err().contains("must be a CIDR"));
-    assert!(parse("--proxy-mode iptables").unwrap_err().contains("--proxy-mode"));
+    assert!(parse("--proxy-mode userspace").unwrap_err().contains("iptables, ipvs, nftables"));
+    assert!(parse("--healthz-bind-address 10256").unwrap_err().contains("an address and a port"));
+}
+
+fn with_file(arguments: &str, file: &str) -> Result<(Config, Vec<Notice>), Error> {
+    let arguments = std::iter::once("fairway-proxy").chain(arguments.split_whitespace()).map(OsString::from);
+    Config::of(arguments, |path| {
+        assert_eq!(path, Path::new("/conf"));
+        Ok(format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{file}"))
+    })
+}
+
+#[test]
+fn a_configuration_file_makes_kube_proxy_s_other_flags_void_and_leaves_ours() {
+    let flags = "--config=/conf --cluster-cidr=10.9.0.0/16 --v=4 --routes=none --hostname-override=w1";
+    let (config, notices) = with_file(flags, "clusterCIDR: 10.244.0.0/16\nhostnameOverride: other").unwrap();
+
+    assert_eq!(config.cluster_cidr.0, ["10.244.0.0/16".parse().unwrap()]);
+    assert_eq!((config.verbosity, config.routes), (4, RouteMode::None));
+    assert_eq!(config.node_name("host"), "w1");
+    let subjects: Vec<_> = notices.iter().map(|notice| notice.subject.as_str()).collect();
+    assert_eq!(subjects, ["cluster-cidr"]);
+    assert_eq!(with_file("--config=/conf", "hostnameOverride: other").unwrap().0.node_name("host"), "other");
+}
+
+#[test]
+fn what_a_configuration_file_does_not_say_is_kube_proxy_s_default() {
+    let (config, _) = with_file("--config=/conf --masquerade-all", "mode: nftables").unwrap();
+
+    assert!(!config.masquerade_all);
+    assert!(config.cluster_cidr.0.is_empty());
+    assert_eq!(config.nodeport_addresses, NodePortAddresses::All);
+    assert_eq!(config.access().kubeconfig(), None);
+}
+
+#[test]
+fn a_field_that_makes_no_sense_is_told_with_the_file() {
+    let said = with_file("--config=/conf", "clusterCIDR: everywhere").unwrap_err().to_string();
+
+    assert!(said.starts_with("configuration file /conf: "), "{said}");
+    assert!(said.contains("cluster-cidr") && said.contains("must be a CIDR"), "{said}");
+}
+
+#[test]
+fn kube_proxy_s_flags_that_mean_nothing_here_are_accepted() {
+    let flags = "--proxy-mode=iptables --feature-gates=A=true --iptables-min-sync-period=1s --kube-api-qps=5 --bind-address=0.0.0.0";
+    assert!(parse(flags).is_ok());
 }

@@ -13,6 +13,7 @@ fn node(pod_cidrs: &[&str]) -> Node {
         internal_ips: vec!["192.168.14.51".parse().unwrap()],
         external_ips: Vec::new(),
         zone: None,
+        is_leaving: false,
     }
 }
 

@@ -309,3 +309,20 @@ fn an_annotation_that_makes_no_sense_is_noted_and_left_out() {
     let field = "metadata.annotations[fairway.dev/balancing]".to_owned();
     assert_eq!(service.notes, [Note { field, reason: reason.into() }]);
 }
+
+#[test]
+fn a_node_that_is_deleted_or_about_to_be_is_leaving() {
+    let is_leaving = |metadata: Value, taints: Value| {
+        let value = json!({"kind": "Node", "metadata": metadata, "spec": {"taints": taints}});
+        match Object::parse(value).unwrap() {
+            Some(Object::Node(node)) => node.is_leaving,
+            other => panic!("{other:?}"),
+        }
+    };
+
+    assert!(!is_leaving(json!({"name": "w1"}), json!(null)));
+    assert!(!is_leaving(json!({"name": "w1"}), json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])));
+    assert!(is_leaving(json!({"name": "w1", "deletionTimestamp": "2026-11-25T10:00:00Z"}), json!(null)));
+    let taint = json!([{"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"}]);
+    assert!(is_leaving(json!({"name": "w1"}), taint));
+}

@@ -36,32 +36,61 @@ pub(super) fn parse(value: Value) -> Result<Option<Object>, Invalid> {
         _ => return Ok(None),
     };
 
-    let name = named("name").unwrap_or("without a name");
-    let object = match kind {
-        Kind::Node | Kind::ServiceCidr => format!("{kind} {name}"),
-        _ => format!("{kind} {}/{name}", named("namespace").unwrap_or("default")),
-    };
-    let parsed = match kind {
-        Kind::Service => read(value).and_then(service::service).map(|s| Object::Service(Arc::new(s))),
-        Kind::EndpointSlice => {
-            read(value).and_then(endpoint_slice::endpoint_slice).map(|s| Object::EndpointSlice(Arc::new(s)))
-        }
-        Kind::Node => read(value).and_then(node::node).map(|n| Object::Node(Arc::new(n))),
-        Kind::ServiceCidr => {
-            read(value).and_then(service_cidr::service_cidr).map(|c| Object::ServiceCidr(Arc::new(c)))
-        }
-    };
-    parsed.map(Some).map_err(|(field, reason)| Invalid { object, field, reason })
+    of_kind(kind, Json::Value(value)).map(Some)
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Wrong> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+/// An object, before it is read.
+#[derive(Clone)]
+pub(super) enum Json<'a> {
+    Value(Value),
+    Text(&'a str),
+}
+
+pub(super) fn of_kind(kind: Kind, json: Json<'_>) -> Result<Object, Invalid> {
+    let whole = json.clone();
+    let object = match kind {
+        Kind::Service => read(json).and_then(service::service).map(|s| Object::Service(Arc::new(s))),
+        Kind::EndpointSlice => {
+            read(json).and_then(endpoint_slice::endpoint_slice).map(|s| Object::EndpointSlice(Arc::new(s)))
+        }
+        Kind::Node => read(json).and_then(node::node).map(|n| Object::Node(Arc::new(n))),
+        Kind::ServiceCidr => {
+            read(json).and_then(service_cidr::service_cidr).map(|c| Object::ServiceCidr(Arc::new(c)))
+        }
+    };
+    object.map_err(|(field, reason)| Invalid { object: description(kind, whole), field, reason })
+}
+
+/// Which object it is, as far as it says so.
+fn description(kind: Kind, json: Json<'_>) -> String {
+    let value = match json {
+        Json::Value(value) => value,
+        Json::Text(text) => serde_json::from_str(text).unwrap_or_default(),
+    };
+    let named = |field: &str| value.get("metadata")?.get(field)?.as_str();
+    let name = named("name").unwrap_or("without a name");
+    match kind {
+        Kind::Node | Kind::ServiceCidr => format!("{kind} {name}"),
+        _ => format!("{kind} {}/{name}", named("namespace").unwrap_or("default")),
+    }
+}
+
+fn read<T: DeserializeOwned>(json: Json<'_>) -> Result<T, Wrong> {
+    let read = match json {
+        Json::Value(value) => serde_path_to_error::deserialize(value),
+        Json::Text(text) => match serde_json::from_str(text) {
+            Ok(read) => return Ok(read),
+            // Once more, for where the error is: to keep track of that takes longer.
+            Err(_) => serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)),
+        },
+    };
+    read.map_err(|error| {
         let (place, reason) = (error.path().to_string(), error.inner().to_string());
         // The path ends where the field should have been: name the field instead.
-        let absent = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+        let absent = reason.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
         match absent {
-            Some(field) if place == "." => (field.to_owned(), "missing".to_owned()),
-            Some(field) => (format!("{place}.{field}"), "missing".to_owned()),
+            Some((field, _)) if place == "." => (field.to_owned(), "missing".to_owned()),
+            Some((field, _)) => (format!("{place}.{field}"), "missing".to_owned()),
             None => (place, reason),
         }
     })
@@ -88,6 +117,8 @@ struct Metadata {
     namespace: Option<String>,
     labels: Option<Labels>,
     annotations: Option<Annotations>,
+    #[serde(rename = "deletionTimestamp")]
+    deletion_timestamp: Option<String>,
 }
 
 /// The labels that mean something to a proxy.

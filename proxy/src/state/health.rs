@@ -26,6 +26,12 @@ impl Touched {
 }
 
 impl State {
+    /// Says whether this node should get new connections from load balancers: one that is leaving, or that the cluster does not know,
+    /// should not. Where nobody says anything of nodes, it should.
+    pub fn is_node_eligible(&self) -> bool {
+        self.own().map_or(self.nodes.is_empty(), |node| !node.is_leaving)
+    }
+
     /// What is to be said about a service, if anything is.
     pub fn health_check(&self, name: &ObjectName) -> Option<HealthCheck> {
         let service = self.services.get(name)?;

@@ -99,6 +99,7 @@ fn node() -> impl Strategy<Value = Event> {
             internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             external_ips: Vec::new(),
             zone: zone.map(Into::into),
+            is_leaving: false,
         };
         Event::Node(Change::Set(Arc::new(node)))
     })

@@ -91,6 +91,7 @@ impl Followers {
     /// Tells what has been committed.
     pub(super) fn tell(&mut self, state: &State) {
         self.health.served();
+        self.health.set_node_eligible(state.is_node_eligible());
         if let Some(waiting) = self.first_commit.take() {
             let _ = waiting.send(()); // or nobody waits any more
         }

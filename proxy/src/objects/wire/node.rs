@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::{Metadata, Wrong, sloppy_ip};
 use crate::objects::Node;
 
+/// What the cluster autoscaler taints a node with that it is about to delete.
+const ABOUT_TO_GO: &str = "ToBeDeletedByClusterAutoscaler";
+
 #[derive(Deserialize)]
 pub(super) struct Wire {
     metadata: Metadata,
@@ -18,6 +21,12 @@ struct Spec {
     pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
+    taints: Option<Vec<Taint>>,
+}
+
+#[derive(Deserialize)]
+struct Taint {
+    key: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -34,6 +43,9 @@ struct Address {
 
 pub(super) fn node(wire: Wire) -> Result<Node, Wrong> {
     let spec = wire.spec.unwrap_or_default();
+    let mut taints = spec.taints.iter().flatten();
+    let is_leaving = wire.metadata.deletion_timestamp.is_some()
+        || taints.any(|taint| taint.key.as_deref() == Some(ABOUT_TO_GO));
     let (field, cidrs) = match (spec.pod_cidrs, spec.pod_cidr) {
         (Some(all), _) if !all.is_empty() => ("podCIDRs", all),
         (_, single) => ("podCIDR", single.into_iter().filter(|cidr| !cidr.is_empty()).collect()),
@@ -65,5 +77,6 @@ pub(super) fn node(wire: Wire) -> Result<Node, Wrong> {
         internal_ips,
         external_ips,
         zone,
+        is_leaving,
     })
 }

@@ -11,6 +11,7 @@ fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
         internal_ips: internal_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         external_ips: Vec::new(),
         zone: None,
+        is_leaving: false,
     }
 }
 

@@ -1,0 +1,84 @@
+//! Services, endpoint slices, nodes and service CIDRs, from an API server.
+//!
+//! In: where the API server is, and who we are to it. Out: an event for every object that changed, and [`Event::Listed`] once
+//! each kind has been listed. Only the fields that we use are read. Each kind has a [`feed`] of its own: whatever happens to one connection, the
+//! others go on, and nothing is lost but time. An object that makes no sense is skipped with one warning.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use self::access::{Access, Error};
+use self::feed::{Feed, Selection};
+use crate::{objects::Kind, watch::Event};
+
+mod access;
+mod backoff;
+mod feed;
+mod wire;
+
+/// What kube-proxy leaves out, too: services that nobody is to proxy, or another proxy is, and their endpoints.
+const PROXIED: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// An API server, watched.
+#[derive(Debug)]
+pub struct Kubernetes {
+    access: Arc<Access>,
+    own_node: Option<String>,
+}
+
+impl Kubernetes {
+    /// An API server that is asked for everything that this node needs.
+    pub fn new(access: Access) -> Self {
+        Self { access: Arc::new(access), own_node: None }
+    }
+
+    /// Asks for no other node than this one.
+    #[must_use]
+    pub fn with_own_node_only(mut self, name: &str) -> Self {
+        self.own_node = Some(name.to_owned());
+        self
+    }
+
+    /// Tells all that is there, then `Listed`, then every change, until cancelled or nobody listens.
+    pub async fn run(self, events: mpsc::Sender<Event>, cancelled: CancellationToken) {
+        let (mut feeds, mut lists) = (JoinSet::new(), Vec::new());
+        for (kind, selection) in self.selections() {
+            let (listed, is_listed) = oneshot::channel();
+            lists.push(is_listed);
+            let feed = Feed::new(kind, selection, Arc::clone(&self.access), events.clone());
+            feeds.spawn(feed.run(listed));
+        }
+        let all_listed = async {
+            for list in lists {
+                if list.await.is_err() {
+                    return; // its feed has ended, and with it all of this
+                }
+            }
+            info!("listed services, endpoint slices, nodes and service CIDRs");
+            let _ = events.send(Event::Listed).await; // nobody listens any more: told by `closed`
+        };
+        tokio::select! {
+            () = cancelled.cancelled() => {}
+            () = events.closed() => {}
+            _ = feeds.join_next() => {}
+            () = async { all_listed.await; std::future::pending().await } => {}
+        }
+    }
+
+    fn selections(&self) -> [(Kind, Selection); 4] {
+        let proxied = || Selection { labels: Some(PROXIED.into()), fields: None };
+        let nodes = self.own_node.as_ref().map(|name| format!("metadata.name={name}"));
+        [
+            (Kind::Service, proxied()),
+            (Kind::EndpointSlice, proxied()),
+            (Kind::Node, Selection { labels: None, fields: nodes }),
+            (Kind::ServiceCidr, Selection::default()),
+        ]
+    }
+}
