@@ -7,7 +7,7 @@
 mod addresses;
 pub(crate) mod mode;
 pub(crate) mod port_mappings;
-pub(crate) mod resolv;
+pub mod resolv;
 
 use std::{net::IpAddr, path::PathBuf};
 

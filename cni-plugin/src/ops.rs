@@ -84,6 +84,8 @@ enum Error {
     OwnNetns,
     #[error("tell the pod's network namespace from others")]
     Inode(#[source] std::io::Error),
+    #[error("wait for another ADD in the pod's network namespace")]
+    Hold(#[source] std::io::Error),
     #[error("tell this boot from others")]
     Boot(#[source] sysctl::Error),
     #[error("read ipam.resolvConf {}", .path.display())]
@@ -96,7 +98,9 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Netns(_) | Self::OwnNetns => Code::InvalidNetns,
-            Self::Runtime(_) | Self::Inode(_) | Self::Boot(_) | Self::ResolvConf { .. } => Code::InputOutput,
+            Self::Runtime(_) | Self::Inode(_) | Self::Hold(_) | Self::Boot(_) | Self::ResolvConf { .. } => {
+                Code::InputOutput
+            }
             Self::Kernel(_) => Code::Wiring,
         }
     }

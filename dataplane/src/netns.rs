@@ -113,6 +113,12 @@ impl Netns {
         Ok(self.handle.metadata()?.ino())
     }
 
+    /// Waits until nobody else holds this namespace, and holds it until this handle is gone. Another handle of the same
+    /// namespace is the same to it, wherever that was opened.
+    pub fn hold(&self) -> io::Result<()> {
+        self.handle.lock()
+    }
+
     /// Where the namespace was opened from.
     pub fn path(&self) -> &Path {
         &self.path

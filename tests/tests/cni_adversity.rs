@@ -10,7 +10,7 @@
 
 mod runtime;
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write, os::unix::fs::symlink, path::Path, thread};
 
 use cni_plugin::{Environment, Outcome};
 use nix::mount::{MsFlags, mount};
@@ -153,12 +153,14 @@ fairway_lab::sandbox_tests! {
         let conf = runtime.conf_with(&json!({ "ipam": null }));
         let runtime = Runtime { conf, ..runtime };
         put(&runtime, "/run/fairway/node.json", br#"{"podCIDRs":["10.244.7.0/24"]}"#);
-        runtime.add("a");
+        let a = runtime.add("a");
         runtime.add("b");
 
         put(&runtime, "/run/fairway/node.json", br#"{"podCIDRs":["10.244.8.0/24"]}"#);
 
         assert_eq!(addresses(&runtime.add("c")), ["10.244.8.2"]);
+        let (code, told) = failure(&runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": a }))));
+        assert_eq!((code, told.contains("address 10.244.7.2 is leased to it, and of no range")), (102, true), "{told}");
         assert_eq!(addresses(&success(&runtime.call("ADD", "a"))), ["10.244.8.3"], "wired anew");
         success(&runtime.call("DEL", "b"));
         assert_eq!(runtime.leases(), ["10.244.8.2", "10.244.8.3"]);
@@ -213,6 +215,102 @@ fairway_lab::sandbox_tests! {
             assert_eq!(failure(&outcome).0, 6);
         }
         assert_eq!(runtime.files("/run/fairway"), [""; 0]);
+    }
+
+    fn of_two_adds_at_once_for_one_container_neither_harms_the_other() {
+        for _ in 0..10 {
+            let runtime = Runtime::new(dual_stack());
+            runtime.sandbox("a");
+
+            let results: Vec<Outcome> = thread::scope(|scope| {
+                let adds: Vec<_> = (0..4).map(|_| scope.spawn(|| runtime.call("ADD", "a"))).collect();
+                adds.into_iter().map(|add| add.join().unwrap()).collect()
+            });
+
+            let first = success(&results[0]);
+            for result in &results {
+                assert_eq!(success(result), first);
+            }
+            success(&runtime.call_with("CHECK", "a", &runtime.conf_with(&json!({ "prevResult": first }))));
+            assert_eq!(links(&runtime), 1);
+        }
+    }
+
+    fn an_endless_or_reserved_something_ends_in_an_answer() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+
+        let all_reserved = json!({ "subnet": "fd00::/64", "exclude": ["fd00::/8"] });
+        let (code, told) = failure(&runtime.call_with("ADD", "a", &runtime.conf_with(&json!({ "ipam": all_reserved }))));
+        assert_eq!(code, 100);
+        assert!(told.contains("no free address in fd00::/64 without fd00::/8 (0 leased)"), "{told}");
+        let endless = json!({ "subnet": "10.1.0.0/24", "resolvConf": "/dev/zero" });
+        success(&runtime.call_with("ADD", "a", &runtime.conf_with(&json!({ "ipam": endless }))));
+    }
+
+    fn links_that_lead_out_of_the_run_directory_lead_nowhere() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.add("a");
+        put(&runtime, "/run/lab/passwd", b"root");
+        runtime.host.run(|| {
+            fs::create_dir("/run/lab/etc").unwrap();
+            fs::write("/run/lab/etc/shadow", "root").unwrap();
+            fs::remove_file("/run/fairway/pods/freed/0").unwrap_or_default();
+            symlink("/run/lab/passwd", "/run/fairway/pods/freed/0").unwrap();
+            symlink("/run/lab/passwd", "/run/fairway/pods/owners/b@eth0").unwrap();
+            symlink("/run/lab/passwd", "/run/fairway/pods/leases/10.244.1.3").unwrap();
+            fs::create_dir("/run/fairway/other").unwrap();
+            symlink("/run/lab/etc", "/run/fairway/other/leases").unwrap();
+        }).unwrap();
+
+        success(&runtime.call("DEL", "a"));
+        success(&runtime.call("DEL", "b"));
+        for network in ["pods", "other"] {
+            let conf = runtime.conf_with(&json!({ "name": network, "cni.dev/valid-attachments": [] }));
+            success(&runtime.call_with("GC", "", &conf));
+        }
+
+        let there = runtime.host.run(|| ["/run/lab/passwd", "/run/lab/etc/shadow"].map(|file| fs::read(file).unwrap()));
+        assert_eq!(there.unwrap(), [b"root", b"root"]);
+        assert_eq!(runtime.leases(), [""; 0]);
+    }
+
+    fn gc_says_what_it_could_not_remove_and_removes_it_as_soon_as_it_can() {
+        let runtime = on_a_small_disk();
+        runtime.add("a");
+        runtime.add("b");
+        remount(&runtime, MsFlags::MS_RDONLY);
+
+        let (code, told) = failure(&gc(&runtime, &json!([])));
+
+        assert_eq!(code, 103);
+        assert!(told.contains("/run/lab/small/pods") && told.contains("Read-only file system"), "{told}");
+        remount(&runtime, MsFlags::empty());
+        success(&gc(&runtime, &json!([])));
+        assert_eq!(runtime.files("/run/lab/small/pods/leases"), [""; 0]);
+        assert_eq!(links(&runtime), 0);
+    }
+
+    fn names_of_pods_that_nobody_would_give_do_no_harm() {
+        let runtime = Runtime::new(dual_stack());
+        runtime.sandbox("a");
+        let long = "\u{1f980}".repeat(2000);
+        for args in [
+            &format!("K8S_POD_NAMESPACE={long};K8S_POD_NAME={long}"),
+            "K8S_POD_NAMESPACE=../..;K8S_POD_NAME=/etc/passwd;;;K8S_POD_NAME=a=b",
+            "K8S_POD_NAMESPACE=\u{202e};K8S_POD_NAME=a\nb;IP=;MAC=",
+            ";",
+        ] {
+            let result = success(&runtime.call_given("ADD", "a", args));
+            success(&runtime.call_given("ADD", "a", args));
+            assert_eq!(runtime.leases(), addresses(&result));
+            success(&runtime.call_given("DEL", "a", args));
+        }
+        for (args, told) in [("x", "\"x\" is not KEY=VALUE"), ("IP=10.1", "IP=\"10.1\" is no address"), ("MAC=1", "MAC=\"1\"")] {
+            let (code, message) = failure(&runtime.call_given("ADD", "a", args));
+            assert_eq!((code, message.contains(told)), (4, true), "{message}");
+            success(&runtime.call_given("DEL", "a", args));
+        }
     }
 
     fn a_lease_directory_that_is_a_file_is_named() {

@@ -31,8 +31,12 @@ impl Fake {
             "cniVersion": "1.1.0", "name": "pods", "type": "fairway", "keyOfOthers": { "a": 1 },
             "ipam": { "type": "fake-ipam", "dir": DIR },
         }));
-        let program = Path::new(env!("CARGO_BIN_EXE_fake-ipam"));
-        runtime.path = format!("/nowhere::{}", program.parent().unwrap().display());
+        // By cargo where cargo says, and beside this program where that is by itself.
+        let own = std::env::current_exe().unwrap();
+        let places =
+            [Path::new(env!("CARGO_BIN_EXE_fake-ipam")), &own].map(|program| program.parent().unwrap());
+        let place = places.into_iter().find(|place| place.join("fake-ipam").is_file()).unwrap();
+        runtime.path = format!("/nowhere::{}", place.display());
         runtime.host.run(|| fs::create_dir(DIR).unwrap()).unwrap();
         let fake = Self(runtime);
         fake.put("answer-ADD", &answer(&json!([{ "address": "10.7.0.9/24", "gateway": "10.7.0.1" }])));

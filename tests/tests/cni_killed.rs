@@ -11,7 +11,11 @@ mod host_ports;
 mod killed;
 mod runtime;
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use cni_plugin::Environment;
 use dataplane::{packet::Family, sysctl};
@@ -57,6 +61,20 @@ fn with_host_ports() -> Value {
     conf
 }
 
+/// Where the reference plugins are.
+const REFERENCE: &str = "/usr/lib/cni";
+
+/// Where one of them keeps its leases.
+const HOST_LOCAL: &str = "/run/lab/host-local";
+
+fn leased_by_host_local() -> Value {
+    let mut conf = dual_stack();
+    conf["cniVersion"] = "1.0.0".into(); // Debian's knows no later one
+    conf["ipam"]["type"] = "host-local".into();
+    conf["ipam"]["dataDir"] = HOST_LOCAL.into();
+    conf
+}
+
 /// What is done after a crash.
 #[derive(Debug, Clone, Copy)]
 enum Remedy {
@@ -84,14 +102,15 @@ impl Remedy {
 }
 
 fn collect(runtime: &Runtime) -> cni_plugin::Outcome {
-    runtime.call_with("GC", "", &runtime.conf_with(&json!({ "cni.dev/valid-attachments": [] })))
+    let of_ours = json!({ "cniVersion": "1.1.0", "ipam": null, "cni.dev/valid-attachments": [] });
+    runtime.call_with("GC", "", &runtime.conf_with(&of_ours))
 }
 
 /// Kills a call at each of its steps in turn, on a new host each time, and returns after how many of them something was left.
 fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
     let mut with_traces = 0;
     for step in 1..TOO_MANY {
-        let runtime = Runtime::new(conf.clone());
+        let runtime = Runtime { path: REFERENCE.to_owned(), ..Runtime::new(conf.clone()) };
         runtime.sandbox("a");
         if verb == "DEL" {
             success(&runtime.call("ADD", "a"));
@@ -129,6 +148,9 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         };
         assert!(left.iter().all(is_kept), "{at}: {left:?}");
         assert!(!left.iter().any(|file| file.contains("/.draft-")), "{at}: {left:?}");
+        let elsewhere = runtime.files(HOST_LOCAL);
+        let is_lease = |file: &&String| file.rsplit('/').next().unwrap().parse::<IpAddr>().is_ok();
+        assert_eq!(elsewhere.iter().find(is_lease), None, "{at}");
     }
     panic!("{verb} takes {TOO_MANY} steps");
 }
@@ -212,6 +234,17 @@ fairway_lab::sandbox_tests! {
         for remedy in Remedy::ALL {
             let with_traces = at_every_step(&with_host_ports(), "DEL", remedy);
             assert!(with_traces > 8, "{with_traces}");
+        }
+    }
+
+    fn a_call_that_is_killed_while_host_local_leases_for_it_leaves_what_del_sets_right() {
+        if !Path::new(REFERENCE).join("host-local").exists() {
+            println!("{REFERENCE}/host-local is not installed: not tried with it");
+            return;
+        }
+        for verb in ["ADD", "DEL"] {
+            let with_traces = at_every_step(&leased_by_host_local(), verb, Remedy::Del);
+            assert!(with_traces > 3, "{with_traces}");
         }
     }
 

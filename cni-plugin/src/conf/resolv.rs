@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Reads name servers, domain, search list and options, as resolv.conf(5) has them: of `domain` and `search` the last counts.
-pub(crate) fn dns_in(text: &str) -> Value {
+pub fn dns_in(text: &str) -> Value {
     let mut dns = Map::new();
     let mut add = |key: &str, words: Vec<&str>| {
         let words = words.into_iter().map(Value::from);

@@ -1,6 +1,6 @@
 //! ADD: a lease, a link, host ports, a result; or none of them.
 
-use std::{fs, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
 use dataplane::rtnl::Kernel;
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub(super) async fn run(
     let plan = Plan::of(&conf, target.requested)?;
     let resolved = conf.resolv_conf.as_deref().map(resolve).transpose()?;
     let sandbox = Sandbox::open(target)?;
+    // Of two at once for one container, each could take the other's half-made link for what a crash left.
+    sandbox.netns.hold().map_err(Error::Hold)?;
     let host = kernel()?;
     let store = match delegate {
         Some(_) => store(&conf.network)?,
@@ -63,11 +65,13 @@ pub(super) async fn run(
     }
 }
 
-/// Reads `ipam.resolvConf`.
+/// Reads `ipam.resolvConf`, as far as such a file is ever long.
 fn resolve(path: &Path) -> Result<Value, Error> {
-    let text =
-        fs::read_to_string(path).map_err(|source| Error::ResolvConf { path: path.to_owned(), source })?;
-    Ok(resolv::dns_in(&text))
+    const MOST: u64 = 64 << 10;
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut text));
+    read.map_err(|source| Error::ResolvConf { path: path.to_owned(), source })?;
+    Ok(resolv::dns_in(&String::from_utf8_lossy(&text)))
 }
 
 /// Has another plugin lease addresses. The record comes first: whatever happens then, GC finds the attachment by it.

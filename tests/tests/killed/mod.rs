@@ -4,7 +4,7 @@
 //! the kernel's network or on disk, are counted, and at the n-th it gets SIGKILL instead of an answer.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     process::{Command, Stdio},
 };
 
@@ -31,7 +31,8 @@ pub(crate) enum End {
     Finished(i32),
 }
 
-/// Calls the plugin, and kills it before its `n`-th change, counted from 1.
+/// Calls the plugin, and kills it before its `n`-th change, counted from 1. Returns when other plugins that it has called have ended,
+/// too: they are not killed, and have its stderr.
 #[expect(clippy::zombie_processes, reason = "`watch` waits for it, and for its threads")]
 pub(crate) fn kill_before(runtime: &Runtime, n: usize, verb: &str, container: &str, conf: &Value) -> End {
     runtime
@@ -40,9 +41,10 @@ pub(crate) fn kill_before(runtime: &Runtime, n: usize, verb: &str, container: &s
             let mut child = Command::new(&binaries::built().unwrap().fairway)
                 .env_clear()
                 .envs(variables(verb, container, &format!("/run/netns/{container}")))
+                .env("CNI_PATH", &runtime.path)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
             let program = Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -52,7 +54,9 @@ pub(crate) fn kill_before(runtime: &Runtime, n: usize, verb: &str, container: &s
             ptrace::seize(program, options).unwrap();
             ptrace::interrupt(program).unwrap();
             child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-            watch(program, n)
+            let end = watch(program, n);
+            child.stderr.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+            end
         })
         .unwrap()
 }
