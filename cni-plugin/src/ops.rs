@@ -35,7 +35,7 @@ use crate::{
     },
     node::Node,
     request::{Target, Verb},
-    wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish},
+    wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish, kernel::errand::Helper},
 };
 
 use leased::Leased;
@@ -63,9 +63,9 @@ async fn wired(network: Network, verb: &Verb, call: Call<'_>) -> Result<Option<S
     match verb {
         Verb::Add(target) => return add::run(network, target, delegate).await.map(Some),
         Verb::Check(target) => check::run(network, target, delegate).await?,
-        Verb::Del { attachment, .. } => {
-            let program = call.environment.program.as_deref();
-            del::run(&network, attachment, delegate, program).await?;
+        Verb::Del { attachment, netns } => {
+            let helper = Helper::of(call.environment.program.as_deref(), netns.as_deref());
+            del::run(&network, attachment, delegate, helper.as_ref()).await?;
         }
         Verb::Gc => gc::run(&network, delegate).await?,
         Verb::Status => status::run(network, delegate).await?,

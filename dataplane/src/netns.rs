@@ -5,10 +5,10 @@
 //! open it here, use it from anywhere.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -117,6 +117,20 @@ impl Netns {
     /// namespace is the same to it, wherever that was opened.
     pub fn hold(&self) -> io::Result<()> {
         self.handle.lock()
+    }
+
+    /// Holds this namespace as [`Netns::hold`] does, unless somebody else does, and says whether it does.
+    pub fn try_hold(&self) -> io::Result<bool> {
+        match self.handle.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Something that keeps this namespace, and holds it if this handle does: to be given to another process.
+    pub fn keeper(&self) -> io::Result<OwnedFd> {
+        self.handle.try_clone().map(OwnedFd::from)
     }
 
     /// Where the namespace was opened from.

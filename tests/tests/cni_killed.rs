@@ -18,7 +18,7 @@ use std::{
 };
 
 use cni_plugin::Environment;
-use dataplane::{packet::Family, sysctl};
+use dataplane::{netns::Netns, packet::Family, sysctl};
 use fairway_lab::binaries;
 use host_ports::{claims, held, mapping};
 use killed::{End, kill_before};
@@ -192,9 +192,18 @@ fairway_lab::sandbox_tests! {
 
     fn del_goes_on_when_the_link_is_gone_and_deletes_it_itself_where_nobody_else_can() {
         for conf in [dual_stack(), bridged()] {
-            for program in [None, Some("/none/such".into()), Some("/bin/false".into()), Some(own_program())] {
+            let own = Some(own_program());
+            for (program, is_held) in [
+                (None, false),
+                (Some("/none/such".into()), false),
+                (Some("/bin/false".into()), false),
+                (own.clone(), false),
+                (own, true),
+            ] {
                 let runtime = Runtime::new(conf.clone());
                 runtime.add("a");
+                let netns = runtime.host.run(|| Netns::open("/run/netns/a").unwrap()).unwrap();
+                assert!(!is_held || netns.try_hold().unwrap());
                 let environment = Environment { program, ..runtime.environment("DEL", "a") };
 
                 success(&runtime.host.run(|| cni_plugin::run(&environment, conf.to_string().as_bytes())).unwrap());

@@ -3,8 +3,6 @@
 //! Neither the pod's namespace nor the rest of the configuration is needed: the host end is found by the attachment, the pod end
 //! goes with it, and the lease is found by the attachment as well.
 
-use std::path::Path;
-
 use dataplane::rtnl::Kernel;
 
 use super::{host_ports, kernel, store, tune};
@@ -16,20 +14,20 @@ use crate::{
     request::Attachment,
     wiring::{
         host_end_of,
-        kernel::{self as wire, errand},
+        kernel::{self as wire, errand::Helper},
     },
 };
 
-/// Takes an attachment away. Nothing to take is fine. With this `program`, nobody waits longer for the link than need be.
+/// Takes an attachment away. Nothing to take is fine. With a helper, nobody waits longer for the link than need be.
 pub(super) async fn run(
     network: &Network,
     attachment: &Attachment,
     delegate: Option<&Delegate<'_>>,
-    program: Option<&Path>,
+    helper: Option<&Helper<'_>>,
 ) -> Result<(), Failure> {
     let host = kernel()?;
-    if let Some(program) = program {
-        errand::delete(&host, &host_end_of(&network.name, attachment), program).await;
+    if let Some(helper) = helper {
+        helper.delete(&host, &host_end_of(&network.name, attachment)).await;
     }
     undo(&network.name, &host, &store(network)?, (attachment, delegate)).await
 }

@@ -68,7 +68,13 @@ mod tests {
 
     fn report(is_healthy: bool, is_node_eligible: bool) -> Report {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Report { last_updated: at(1_700_000_000), now: at(1_700_000_060), is_healthy, is_node_eligible, has_served: true }
+        Report {
+            last_updated: at(1_700_000_000),
+            now: at(1_700_000_060),
+            is_healthy,
+            is_node_eligible,
+            has_served: true,
+        }
     }
 
     #[test]

@@ -321,7 +321,10 @@ fn a_node_that_is_deleted_or_about_to_be_is_leaving() {
     };
 
     assert!(!is_leaving(json!({"name": "w1"}), json!(null)));
-    assert!(!is_leaving(json!({"name": "w1"}), json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])));
+    assert!(!is_leaving(
+        json!({"name": "w1"}),
+        json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])
+    ));
     assert!(is_leaving(json!({"name": "w1", "deletionTimestamp": "2026-11-25T10:00:00Z"}), json!(null)));
     let taint = json!([{"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"}]);
     assert!(is_leaving(json!({"name": "w1"}), taint));

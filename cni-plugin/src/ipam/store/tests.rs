@@ -441,8 +441,8 @@ fn leases_without_an_owner_and_drafts_are_swept() {
 fn what_is_not_called_like_an_address_is_no_lease_and_stays() {
     let (_place, store) = place();
     store.make().unwrap();
-    fs::write(store.leases.path().join("passwd"), "").unwrap();
-    fs::write(store.leases.path().join("10.1.0.2"), "").unwrap();
+    store.leases.replace("passwd", b"").unwrap();
+    store.leases.replace("10.1.0.2", b"").unwrap();
 
     assert!(store.sweep().is_empty());
 

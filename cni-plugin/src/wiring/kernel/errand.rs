@@ -6,7 +6,8 @@
 //! once more, and this one goes on as soon as the link is gone.
 //!
 //! In: the name of a host end. Out: nothing. Whatever goes wrong, the link is then still there, and whoever called deletes it
-//! itself, as if this had never been tried. The other process ends with this one: a link that a later call makes is out of its reach.
+//! itself, as if this had never been tried. The other process ends with this one, unless it has asked already; until it ends, it holds the
+//! pod's namespace, for which an ADD waits: a link that a later call makes or keeps is out of its reach.
 
 use std::{
     io,
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane::{process::end_with_parent, rtnl::Kernel};
+use dataplane::{netns::Netns, process::end_with_parent, rtnl::Kernel};
 
 use super::find;
 use crate::{Outcome, ops, wiring::ifb_of};
@@ -24,28 +25,49 @@ use crate::{Outcome, ops, wiring::ifb_of};
 /// The word that this program is started with for the errand; the link's index and the number of the process that asks follow.
 pub const WORD: &str = "delete-link";
 
-/// Has the host end of that name, and the link that its pod's sending was limited on, deleted by `program`, which is this one.
-/// Returns when they are gone or cannot be.
-pub(crate) async fn delete(host: &Kernel, host_end: &str, program: &Path) {
-    const TURN: Duration = Duration::from_micros(200);
-    for name in [host_end, &ifb_of(host_end)] {
-        let Ok(Some(link)) = find(host, name).await else { continue };
-        if !link.is_veth() && !link.is_ifb() {
-            continue;
-        }
-        let Ok(mut other) = start(program, link.index) else { return };
-        // The kernel answers between changes, not in their midst, so a link that is not found is gone with all that was on it.
-        while let (Ok(Some(_)), Ok(None)) = (find(host, name).await, other.try_wait()) {
-            thread::sleep(TURN);
-        }
-    }
+/// This program, to be started once more.
+#[derive(Debug)]
+pub(crate) struct Helper<'a> {
+    program: &'a Path,
+    /// The pod's, held; nothing where it is gone, and no ADD can come.
+    netns: Option<Netns>,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the kernel has a process wait that need not be this one")]
-fn start(program: &Path, link: u32) -> io::Result<Child> {
-    let mut command = Command::new(program);
-    command.args([WORD, &link.to_string(), &process::id().to_string()]).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+impl<'a> Helper<'a> {
+    /// Nothing where nobody can help: there is no such program, or an ADD in the namespace is not over.
+    pub(crate) fn of(program: Option<&'a Path>, netns: Option<&Path>) -> Option<Self> {
+        let netns = netns.and_then(|path| Netns::open(path).ok());
+        let is_free = netns.as_ref().is_none_or(|netns| netns.try_hold().unwrap_or(false));
+        program.filter(|_| is_free).map(|program| Self { program, netns })
+    }
+
+    /// Has the host end of that name, and the link that its pod's sending was limited on, deleted. Returns when they are gone or
+    /// cannot be.
+    pub(crate) async fn delete(&self, host: &Kernel, host_end: &str) {
+        const TURN: Duration = Duration::from_micros(200);
+        for name in [host_end, &ifb_of(host_end)] {
+            let Ok(Some(link)) = find(host, name).await else { continue };
+            if !link.is_veth() && !link.is_ifb() {
+                continue;
+            }
+            let Ok(mut other) = self.start(link.index) else { return };
+            // The kernel answers between changes, not in their midst, so a link that is not found is gone with all that was on it.
+            while let (Ok(Some(_)), Ok(None)) = (find(host, name).await, other.try_wait()) {
+                thread::sleep(TURN);
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the kernel has a process wait that need not be this one")]
+    fn start(&self, link: u32) -> io::Result<Child> {
+        let mut command = Command::new(self.program);
+        command.args([WORD, &link.to_string(), &process::id().to_string()]).env_clear();
+        let stdin = match &self.netns {
+            Some(netns) => netns.keeper()?.into(),
+            None => Stdio::null(),
+        };
+        command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    }
 }
 
 /// Does the errand: deletes the link of that index, unless the process of that number has ended.
