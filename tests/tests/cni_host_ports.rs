@@ -124,6 +124,20 @@ fairway_lab::sandbox_tests! {
         assert_eq!([reaches(From::Node, "127.0.0.1", 8082), reaches(From::Outside, "192.168.1.1", 8082)], [true, false]);
     }
 
+    fn behind_another_plugin_s_link_it_is_ours_that_host_ports_lead_to() {
+        let node = Node::make(&json!({}));
+        node.runtime.sandbox("web");
+        let mut conf = node.conf(&[mapping(8080, 80, "tcp")]);
+        conf["prevResult"] = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{ "name": "net0", "sandbox": "/run/netns/web" }],
+            "ips": [{ "interface": 0, "address": "172.16.0.2/24" }],
+        });
+
+        success(&node.runtime.call_with("ADD", "web", &conf));
+        assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
+    }
+
     fn a_host_port_that_is_taken_is_refused_by_name() {
         let node = Node::make(&json!({}));
         add(&node, "web", &[mapping(8080, 80, "tcp")]);
