@@ -112,6 +112,7 @@ fn is_wired(conf: &Conf, attachment: &Attachment, version: &str) {
         mac: conf.mac,
         endpoints,
         bridging: conf.bridging.as_ref(),
+        bandwidth: conf.bandwidth,
         routes: conf.routes.as_deref(),
     };
     let Some(wiring) = told(Wiring::of(wish), version) else { return };
