@@ -169,9 +169,9 @@ pub fn mutate(input: &[u8], seed: u32) -> Option<Vec<u8>> {
     let mut lines: Vec<String> = String::from_utf8_lossy(head).lines().map(str::to_owned).collect();
     for _ in 0..=dice.throw(3) {
         if dice.throw(4) == 0 {
-            change_variable(&mut lines, &mut dice)
+            change_variable(&mut lines, &mut dice);
         } else {
-            change_value(&mut conf, &mut dice)
+            change_value(&mut conf, &mut dice);
         }
     }
     let mut stdin = conf.to_string();
@@ -184,7 +184,7 @@ pub fn mutate(input: &[u8], seed: u32) -> Option<Vec<u8>> {
 
 /// The same within a buffer of which `size` bytes are the call; says how many are then. Of two seeds, one is left to others.
 pub fn mutate_within(buffer: &mut [u8], size: usize, seed: u32) -> Option<usize> {
-    let changed = (seed % 2 == 0).then(|| mutate(buffer.get(..size)?, seed / 2))??;
+    let changed = seed.is_multiple_of(2).then(|| mutate(buffer.get(..size)?, seed / 2))??;
     buffer.get_mut(..changed.len())?.copy_from_slice(&changed);
     Some(changed.len())
 }

@@ -35,7 +35,7 @@ pub fn holds(input: &[u8]) {
 
     let Some(network) = told(Network::parse(&stdin), &told_in) else { return };
     is_one_name(&network.name);
-    assert!(network.run_dir.is_absolute(), "{:?}", network.run_dir);
+    assert!(network.run_dir.is_absolute(), "{}", network.run_dir.display());
     told(network.valid_attachments(), &told_in);
     if let Some(Some(result)) = told(network.prev_result(), &told_in) {
         is_printed_and_read_again(&result);
