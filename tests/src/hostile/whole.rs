@@ -16,7 +16,11 @@ use cni_plugin::{
     request::{Request, Verb},
     result::AddResult,
 };
-use dataplane::rtnl::{Kernel, LOOPBACK};
+use dataplane::{
+    disk::{Directory, Durability},
+    host_ports::claims,
+    rtnl::{Kernel, LOOPBACK},
+};
 use fairway_lab::host::Host;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
@@ -90,14 +94,19 @@ impl Place {
             let del = Environment { command: Some("DEL".to_owned()), ..environment.clone() };
             let outcome = cni_plugin::run(&del, conf.to_string().as_bytes());
             assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (0, ""));
-            let owner = format!("{}@{}", attachment.container_id(), attachment.ifname());
-            let owners = Path::new(RUN_DIR).join(&network.name).join("owners");
-            assert!(!owners.join(owner).exists());
+            let key = format!("{}@{}", attachment.container_id(), attachment.ifname());
+            for kept in ["owners", "sysctls"] {
+                let kept = Path::new(RUN_DIR).join(&network.name).join(kept).join(&key);
+                assert!(!kept.exists(), "{} is left", kept.display());
+            }
+            let claims = Directory::new(Path::new(RUN_DIR).join(claims::DIRECTORY), Durability::Volatile);
+            let claims = claims.names().unwrap().into_iter().filter(|name| name != "lock");
+            assert_eq!(claims.collect::<Vec<_>>(), [""; 0], "host ports are left");
         }
         self.runtime.block_on(async {
             let kernel = Kernel::open().unwrap();
             for link in kernel.links().await.unwrap().iter().filter(|link| link.index != LOOPBACK) {
-                assert!(!link.is_veth(), "{} is left", link.name);
+                assert!(link.is_bridge(), "{} is left", link.name);
                 kernel.delete_link(link.index).await.unwrap();
             }
         });
