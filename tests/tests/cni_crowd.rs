@@ -1,5 +1,5 @@
 //! Two hundred pods come and go at once on one host: routed and over a bridge, of two networks and two families, some with an
-//! address they ask for, some in the node's own time added again, checked, and deleted twice. Each call is a process, as in real life.
+//! address that they ask for. Each is added twice, checked, and deleted twice, once or twice over. Each call is a process, as in real life.
 
 #![expect(
     clippy::unwrap_used,

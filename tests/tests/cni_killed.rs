@@ -123,10 +123,13 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
             }
         }
 
-        with_traces += usize::from(of_pods(&runtime) != Traces::default());
+        let at = format!("{verb} killed before its change {step}, then {remedy:?}");
+        let is_led_to = Family::ALL.iter().any(|family| !held(&runtime, *family).is_empty());
+        let traces = of_pods(&runtime);
+        assert!(!is_led_to || !traces.links.is_empty(), "{at}: host ports lead to a pod that is gone");
+        with_traces += usize::from(traces != Traces::default());
         remedy.apply(&runtime);
 
-        let at = format!("{verb} killed before its change {step}, then {remedy:?}");
         assert_eq!(of_pods(&runtime), Traces::default(), "{at}");
         let owners = runtime.files("/run/fairway/pods/owners");
         assert_eq!(owners, [""; 0], "{at}");

@@ -104,6 +104,17 @@ fairway_lab::sandbox_tests! {
             });
         }).unwrap();
         assert!(is_noticed(&place, r#"{"subnet":"10.1.0.0/24"}"#));
+
+        let place = Place::make();
+        let made = place.host.run(|| {
+            place.runtime.block_on(async {
+                Kernel::open().unwrap().add_ifb("three", Mac([2, 0, 0, 0, 0, 3]), 1500).await
+            })
+        });
+        match made.unwrap() {
+            Ok(()) => assert!(is_noticed(&place, r#"{"subnet":"10.1.0.0/24"}"#)),
+            Err(error) => println!("not tried with a limit's link: {error}"),
+        }
     }
 }
 

@@ -25,11 +25,13 @@ pub(super) async fn run(
     delegate: Option<&Delegate<'_>>,
     helper: Option<&Helper<'_>>,
 ) -> Result<(), Failure> {
-    let host = kernel()?;
+    let (host, store) = (kernel()?, store(network)?);
     if let Some(helper) = helper {
+        // Nothing leads to a pod that is gone. Where host ports stay, `undo` says so.
+        let _ = host_ports::withdraw(&network.name, &store, attachment);
         helper.delete(&host, &host_end_of(&network.name, attachment)).await;
     }
-    undo(&network.name, &host, &store(network)?, (attachment, delegate)).await
+    undo(&network.name, &host, &store, (attachment, delegate)).await
 }
 
 /// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! ADD   record → link → [ claims → elements ] → flows that were begun to the port end
-//! DEL   [ elements → claims ] → flows to the pod end → record
+//! DEL   [ elements → claims ] → flows to the pod end → link → record
 //! ```
 
 use std::{collections::BTreeSet, net::IpAddr};
