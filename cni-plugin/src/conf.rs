@@ -17,7 +17,7 @@ use dataplane::{host_ports::claims, rtnl::Mac};
 use ipnetwork::IpNetwork;
 pub use port_mappings::PortMapping;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     bandwidth::{self, Bandwidth},
@@ -166,7 +166,8 @@ impl Network {
         if stdin.len() > MOST_BYTES {
             return Err(Error::TooLong);
         }
-        let whole: Value = serde_json::from_slice(stdin).map_err(Error::Decode)?;
+        let whole: Map<String, Value> = serde_json::from_slice(stdin).map_err(Error::Decode)?;
+        let whole = Value::Object(whole);
         // Without a version it is of the first one. // SPEC "Version considerations"
         let version: Option<String> = key(&whole, "cniVersion")?;
         let version = version.unwrap_or_else(|| "0.1.0".to_owned()).parse()?;

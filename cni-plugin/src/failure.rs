@@ -26,6 +26,8 @@ pub enum Code {
     TryAgainLater,
     /// STATUS: an ADD would fail now.
     NotAvailable,
+    /// STATUS: an ADD would fail now, and pods that are there are cut off.
+    Limited,
     /// All addresses are leased.
     Exhausted,
     /// The kernel did not do what the wiring asks for.
@@ -53,6 +55,7 @@ impl Code {
             Self::InvalidNetns => 8,
             Self::TryAgainLater => 11,
             Self::NotAvailable => 50,
+            Self::Limited => 51,
             Self::Exhausted => 100,
             Self::Wiring => 101,
             Self::Altered => 102,

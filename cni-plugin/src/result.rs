@@ -80,6 +80,9 @@ fn none_if_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Resu
 impl AddResult {
     /// Reads a result of any version that the plugin speaks.
     pub fn parse(value: Value) -> Result<Self, serde_json::Error> {
+        if value.get("ip4").or(value.get("ip6")).is_some() {
+            return serde_json::from_value(value).map(AddressResult::into_result);
+        }
         serde_json::from_value(value)
     }
 
@@ -98,6 +101,9 @@ impl AddResult {
 
     /// Prints it in a version.
     pub fn to_json(&self, version: SpecVersion) -> String {
+        if version.is_of_addresses_only() {
+            return AddressResult::of(self, version).to_json();
+        }
         let mut this = self.clone();
         if version < SpecVersion::V1_1_0 {
             for interface in &mut this.interfaces {
@@ -120,6 +126,55 @@ impl AddResult {
             object.insert("ips".to_owned(), ips.into());
         }
         format!("{result:#}\n")
+    }
+}
+
+/// A result before 0.3.0: one address of each family, each with its routes, and no links.
+#[derive(Debug, Deserialize, Serialize)]
+struct AddressResult {
+    #[serde(rename = "cniVersion", default)]
+    version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip4: Option<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip6: Option<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dns: Option<Value>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Address {
+    ip: IpNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "none_if_null")]
+    routes: Vec<Route>,
+}
+
+impl AddressResult {
+    /// Of several addresses of a family, the first: these versions have no room for more.
+    fn of(result: &AddResult, version: SpecVersion) -> Self {
+        let address = |is_ipv4: bool| {
+            let ip = result.ips.iter().find(|ip| ip.address.is_ipv4() == is_ipv4)?;
+            let routes = result.routes.iter().filter(|route| route.dst.is_ipv4() == is_ipv4);
+            let routes = routes.map(|route| Route { rest: Map::new(), ..route.clone() });
+            Some(Address { ip: ip.address, gateway: ip.gateway, routes: routes.collect() })
+        };
+        let version = version.as_str().to_owned();
+        Self { version, ip4: address(true), ip6: address(false), dns: result.dns.clone() }
+    }
+
+    fn to_json(&self) -> String {
+        format!("{:#}\n", json!(self))
+    }
+
+    fn into_result(self) -> AddResult {
+        let mut result = AddResult { dns: self.dns, ..AddResult::default() };
+        for Address { ip, gateway, routes } in self.ip4.into_iter().chain(self.ip6) {
+            result.ips.push(Ip { interface: None, address: ip, gateway });
+            result.routes.extend(routes);
+        }
+        result
     }
 }
 

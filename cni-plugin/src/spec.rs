@@ -8,6 +8,8 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it all")]
 pub enum SpecVersion {
+    V0_1_0,
+    V0_2_0,
     V0_3_0,
     V0_3_1,
     V0_4_0,
@@ -17,17 +19,25 @@ pub enum SpecVersion {
 
 impl SpecVersion {
     /// All of them, oldest first.
-    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     /// As it stands in a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
             Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
             Self::V1_0_0 => "1.0.0",
             Self::V1_1_0 => "1.1.0",
         }
+    }
+
+    /// Says whether a result has one address of each family, and no links.
+    pub fn is_of_addresses_only(self) -> bool {
+        self < Self::V0_3_0
     }
 
     /// The newest.
@@ -44,10 +54,14 @@ impl fmt::Display for SpecVersion {
 
 /// A version that the plugin does not speak.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "incompatible CNI versions: the configuration is {0:?}, the plugin speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
-)]
+#[error("incompatible CNI versions: the configuration is {0:?}, the plugin speaks {all}", all = Self::spoken())]
 pub struct Incompatible(pub String);
+
+impl Incompatible {
+    fn spoken() -> String {
+        SpecVersion::ALL.map(SpecVersion::as_str).join(", ")
+    }
+}
 
 impl FromStr for SpecVersion {
     type Err = Incompatible;

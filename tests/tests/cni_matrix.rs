@@ -52,8 +52,8 @@ fairway_lab::sandbox_tests! {
             table,
             [
                 //         VERSION | STATUS | ADD     | CHECK   | GC      | DEL
-                "0.1.0   | 0.1.0 | error 1 | error 1 | error 1 | error 1 | error 1",
-                "0.2.0   | 0.2.0 | error 1 | error 1 | error 1 | error 1 | error 1",
+                "0.1.0   | 0.1.0 | error 1 | 0.1.0 | error 1 | error 1 | ok",
+                "0.2.0   | 0.2.0 | error 1 | 0.2.0 | error 1 | error 1 | ok",
                 "0.3.0   | 0.3.0 | error 1 | 0.3.0 | error 1 | error 1 | ok",
                 "0.3.1   | 0.3.1 | error 1 | 0.3.1 | error 1 | error 1 | ok",
                 "0.4.0   | 0.4.0 | error 1 | 0.4.0 | ok | error 1 | ok",
@@ -66,7 +66,7 @@ fairway_lab::sandbox_tests! {
 
     fn version_lists_what_the_plugin_speaks_even_if_asked_nothing() {
         let runtime = Runtime::new(json!({ "cniVersion": "0.2.0" }));
-        let spoken = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+        let spoken = json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
 
         assert_eq!(
             success(&runtime.call("VERSION", "")),
@@ -83,7 +83,7 @@ fairway_lab::sandbox_tests! {
         assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (0, ""));
         assert!(outcome.stderr.contains("CNI plugin"), "{}", outcome.stderr);
         assert!(
-            outcome.stderr.ends_with("CNI protocol versions supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
+            outcome.stderr.ends_with("CNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
         );
     }
 

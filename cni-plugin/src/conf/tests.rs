@@ -113,12 +113,8 @@ fn what_makes_no_sense_is_named() {
         ),
         (json!({ "runDir": "run" }), "7 runDir \"run\": must be an absolute path"),
         (
-            json!({ "cniVersion": "0.2.0" }),
-            "1 incompatible CNI versions: the configuration is \"0.2.0\", the plugin speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
-        ),
-        (
-            json!({ "cniVersion": null }),
-            "1 incompatible CNI versions: the configuration is \"0.1.0\", the plugin speaks 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+            json!({ "cniVersion": "9.9.9" }),
+            "1 incompatible CNI versions: the configuration is \"9.9.9\", the plugin speaks 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
         ),
         (
             json!({ "mtu": -1 }),

@@ -1,5 +1,7 @@
 //! STATUS: would an ADD succeed now?
 
+use dataplane::sysctl;
+
 use super::{Error, Plan, kernel, store};
 use crate::{
     conf::{Conf, Network},
@@ -16,10 +18,19 @@ pub(super) async fn run(network: Network, delegate: Option<&Delegate<'_>>) -> Re
     match look(&conf, delegate).await {
         // 50 and 51 are what another plugin may answer itself.
         Err(failure) if !matches!(failure.code, Code::Passed(50 | 51)) => {
-            Err(failure.under(Code::NotAvailable))
+            let code = if are_pods_cut_off(&conf) { Code::Limited } else { Code::NotAvailable };
+            Err(failure.under(code))
         }
         done => done,
     }
+}
+
+/// Says whether there are pods, and the node forwards nothing to them. An ADD would mend that, if it could be made.
+fn are_pods_cut_off(conf: &Conf) -> bool {
+    let has_pods = store(&conf.network)
+        .is_ok_and(|store| store.attachments().is_ok_and(|attachments| !attachments.is_empty()));
+    let forwards = |key| sysctl::read(key).is_ok_and(|value| value == "1");
+    has_pods && !forwards("net/ipv4/ip_forward") && !forwards("net/ipv6/conf/all/forwarding")
 }
 
 async fn look(conf: &Conf, delegate: Option<&Delegate<'_>>) -> Result<(), Failure> {
