@@ -11,7 +11,7 @@ mod host_ports;
 mod runtime;
 
 use std::{
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -136,6 +136,17 @@ fairway_lab::sandbox_tests! {
 
         success(&node.runtime.call_with("ADD", "web", &conf));
         assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
+    }
+
+    fn a_host_ip_of_another_host_is_left_to_it() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "192.168.1.2" })]);
+        add(&node, "other", &[]);
+        let listener = node.client.run(|| TcpListener::bind("192.168.1.2:8080").unwrap()).unwrap();
+
+        let to = at("192.168.1.2", 8080);
+        let connected = node.runtime.inside("other", || TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        assert_eq!(listener.accept().unwrap().1, connected.local_addr().unwrap());
     }
 
     fn a_host_port_that_is_taken_is_refused_by_name() {
