@@ -403,6 +403,19 @@ fairway_lab::sandbox_tests! {
         assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
     }
 
+    fn what_could_not_be_put_back_is_tried_again() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(8080, 80, "tcp")]);
+        let lock = "/run/fairway/host-ports/lock";
+        node.runtime.host.run(|| std::fs::remove_file(lock).and_then(|()| std::fs::create_dir(lock)).unwrap()).unwrap();
+        wipe(&node.runtime);
+
+        let daemon = Daemon::start(&node.runtime);
+        daemon.says("host ports are not looked after");
+        node.runtime.host.run(|| std::fs::remove_dir(lock).unwrap()).unwrap();
+        daemon.says("put back host ports");
+    }
+
     fn a_pod_without_host_ports_makes_nothing_of_theirs() {
         let node = Node::make(&json!({}));
         add(&node, "plain", &[json!({ "hostPort": 0, "containerPort": 80 })]);
