@@ -296,6 +296,18 @@ fairway_lab::sandbox_tests! {
         assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip)), (vec![], vec![]));
     }
 
+    fn an_add_again_with_other_addresses_leaves_no_host_port_to_the_earlier_ones() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(8080, 80, "tcp")]);
+        let mut conf = node.conf(&[mapping(8080, 80, "tcp")]);
+        conf["ipam"] = json!({ "subnet": "10.244.1.0/24" });
+
+        success(&node.runtime.call_with("ADD", "web", &conf));
+        assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip6)), (vec!["tcp-8080-ip".to_owned()], vec![]));
+        success(&node.runtime.call_with("DEL", "web", &conf));
+        assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip)), (vec![], vec![]));
+    }
+
     fn check_names_what_is_wrong_with_host_ports() {
         let node = Node::make(&json!({}));
         let result = add(&node, "web", &[mapping(8080, 80, "tcp")]);
