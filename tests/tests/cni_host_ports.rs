@@ -20,7 +20,7 @@ use dataplane::{
     packet::{Family, Protocol},
     sysctl,
 };
-use fairway_lab::sctp;
+use fairway_lab::{sctp, wait};
 use host_ports::{Daemon, From, IN_VAIN, Node, claims, held, mapping, wipe};
 use runtime::{failure, success, traces::PATIENCE};
 use serde_json::{Value, json};
@@ -413,6 +413,27 @@ fairway_lab::sandbox_tests! {
         let daemon = Daemon::start(&node.runtime);
         daemon.says("put back host ports");
         assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
+    }
+
+    fn a_client_that_called_while_host_ports_were_missing_finds_the_pod_again() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(53, 5353, "udp")]);
+        node.serve(8080, at("10.244.1.2", 80)); // so that the kernel goes on tracking
+        wipe(&node.runtime);
+        let client = node.client.run(|| UdpSocket::bind("192.168.1.2:4000").unwrap()).unwrap();
+        client.send_to(b"early", at("192.168.1.1", 53)).unwrap();
+        wait::until("the flow is tracked", || {
+            if node.flows_to(Protocol::Udp, 53).is_empty() { Err("it is not".to_owned()) } else { Ok(()) }
+        }).unwrap();
+
+        let daemon = Daemon::start(&node.runtime);
+        daemon.says("put back host ports");
+        let server = node.runtime.inside("web", || UdpSocket::bind("10.244.1.2:5353").unwrap());
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send_to(b"now", at("192.168.1.1", 53)).unwrap();
+        let mut heard = [0; 8];
+        let (length, _) = server.recv_from(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"now");
     }
 
     fn what_could_not_be_put_back_is_tried_again() {
