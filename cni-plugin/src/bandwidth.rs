@@ -91,13 +91,17 @@ pub struct Limit {
     burst: Option<u32>,
 }
 
-/// The keys, in bits.
+/// The keys, in bits; also as containerd writes them. // go-cni `types.go`
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Keys {
+    #[serde(alias = "IngressRate")]
     ingress_rate: Option<u64>,
+    #[serde(alias = "IngressBurst")]
     ingress_burst: Option<u64>,
+    #[serde(alias = "EgressRate")]
     egress_rate: Option<u64>,
+    #[serde(alias = "EgressBurst")]
     egress_burst: Option<u64>,
 }
 
@@ -112,7 +116,8 @@ struct Said {
 }
 
 impl Bandwidth {
-    /// Reads the limits: for each direction what the runtime says, or else the configuration. 0 is no limit.
+    /// Reads the limits: for each direction what the runtime says, or else the configuration. 0 says nothing: containerd fills it in
+    /// for a direction that the pod has no annotation for.
     pub fn parse(whole: &Value) -> Result<Self, Error> {
         const RUNTIME: &str = "runtimeConfig.bandwidth";
         const CONFIGURATION: &str = "ingressRate, ingressBurst, egressRate or egressBurst";
@@ -120,8 +125,7 @@ impl Bandwidth {
         let (runtime, own) = (keys(runtime, RUNTIME)?, keys(whole, CONFIGURATION)?);
         let direction = |of: fn(Keys, bool) -> Said| {
             let said = [of(runtime, true), of(own, false)];
-            let said = said.into_iter().find(|said| said.rate.is_some() || said.burst.is_some());
-            said.map_or(Ok(None), Said::limit)
+            said.into_iter().find(Said::is_said).map_or(Ok(None), Said::limit)
         };
         Ok(Self { ingress: direction(ingress)?, egress: direction(egress)? })
     }
@@ -143,11 +147,19 @@ fn egress(keys: Keys, by_runtime: bool) -> Said {
 }
 
 impl Said {
+    fn is_said(&self) -> bool {
+        self.rate.unwrap_or(0) > 0 || self.known_burst() > 0
+    }
+
+    /// 0: none.
+    fn known_burst(&self) -> u64 {
+        self.burst.filter(|bits| !self.by_runtime || *bits < NO_BURST_BITS).unwrap_or(0)
+    }
+
     /// Both or neither, as with the reference plugin; only that a runtime need not know of a burst.
     fn limit(self) -> Result<Option<Limit>, Error> {
         let (rate_key, burst_key) = self.names;
-        let of_runtime = self.burst.filter(|bits| !self.by_runtime || *bits < NO_BURST_BITS);
-        match (self.rate.unwrap_or(0), of_runtime.unwrap_or(0)) {
+        match (self.rate.unwrap_or(0), self.known_burst()) {
             (0, 0) => Ok(None),
             (0, _) => Err(Error::Half { there: burst_key, missing: rate_key }),
             (_, 0) if !self.by_runtime => Err(Error::Half { there: rate_key, missing: burst_key }),
@@ -202,7 +214,11 @@ mod tests {
         }
         let ingress = with(json!({ "ingressRate": 9000, "ingressBurst": 900 }));
         assert_eq!(ingress, Bandwidth { ingress: Some(limit(9000, 900)), ..all_own });
-        assert_eq!(with(json!({ "egressRate": 0 })), Bandwidth { egress: None, ..all_own }, "0 is no limit");
+        // Where a pod has one annotation, containerd says 0 of the other direction.
+        let egress =
+            json!({ "IngressRate": 0, "IngressBurst": 0, "EgressRate": 9000, "EgressBurst": u32::MAX });
+        let unsaid = Limit { rate: 9000 / 8, burst: None };
+        assert_eq!(with(egress), Bandwidth { egress: Some(unsaid), ..all_own });
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! leads astray.
 //!
 //! ```text
-//! prerouting, output   (after services) ─▶ find     one: this address . protocol . port ─▶ DNAT to the pod
-//!                                                   any: of this host, protocol . port  ─▶ DNAT to the pod
+//! prerouting, output   (after services) ─▶ find     one: of this host, address . protocol . port ─▶ DNAT to the pod
+//!                                                   any: of this host, protocol . port           ─▶ DNAT to the pod
 //! postrouting          exposed: the pod . protocol . port, and rewritten ─▶ sources
 //! sources              masquerade, where the answer would not come back otherwise: a pod that calls itself, 127.0.0.1,
 //!                      and pods of one bridge
@@ -154,16 +154,18 @@ fn chains(family: Family) -> Vec<(&'static str, Chain)> {
 
 /// Services come first: what their chains have rewritten does not come here.
 fn found(family: Family) -> Vec<Rule> {
-    let one = Statement::Dnat(Source::ByService(ONE.into()));
-    let any = Statement::Dnat(Source::ByPort(ANY.into()));
-    let of_this_host = match family {
-        Family::Ip => vec![matches(Match::ToThisHost), any],
-        // What comes from ::1 leaves by no link but lo: the kernel has no route_localnet for IPv6.
-        Family::Ip6 => {
-            vec![matches(Match::ToThisHost), matches(Match::DestinationOutside(loopback(family))), any]
+    let lookups = [Source::ByService(ONE.into()), Source::ByPort(ANY.into())];
+    let rules = lookups.map(|lookup| {
+        // Also what is for one address: a pod may name another host's, and would get what others send there.
+        let mut rule = vec![matches(Match::ToThisHost)];
+        if family == Family::Ip6 {
+            // What comes from ::1 leaves by no link but lo: the kernel has no route_localnet for IPv6.
+            rule.push(matches(Match::DestinationOutside(loopback(family))));
         }
-    };
-    vec![Rule(vec![one]), Rule(of_this_host)]
+        rule.push(Statement::Dnat(lookup));
+        Rule(rule)
+    });
+    rules.into()
 }
 
 /// Whose source address is not kept.

@@ -11,7 +11,7 @@ mod host_ports;
 mod runtime;
 
 use std::{
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -20,7 +20,7 @@ use dataplane::{
     packet::{Family, Protocol},
     sysctl,
 };
-use fairway_lab::sctp;
+use fairway_lab::{sctp, wait};
 use host_ports::{Daemon, From, IN_VAIN, Node, claims, held, mapping, wipe};
 use runtime::{failure, success, traces::PATIENCE};
 use serde_json::{Value, json};
@@ -136,6 +136,17 @@ fairway_lab::sandbox_tests! {
 
         success(&node.runtime.call_with("ADD", "web", &conf));
         assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
+    }
+
+    fn a_host_ip_of_another_host_is_left_to_it() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "192.168.1.2" })]);
+        add(&node, "other", &[]);
+        let listener = node.client.run(|| TcpListener::bind("192.168.1.2:8080").unwrap()).unwrap();
+
+        let to = at("192.168.1.2", 8080);
+        let connected = node.runtime.inside("other", || TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        assert_eq!(listener.accept().unwrap().1, connected.local_addr().unwrap());
     }
 
     fn a_host_port_that_is_taken_is_refused_by_name() {
@@ -285,6 +296,18 @@ fairway_lab::sandbox_tests! {
         assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip)), (vec![], vec![]));
     }
 
+    fn an_add_again_with_other_addresses_leaves_no_host_port_to_the_earlier_ones() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(8080, 80, "tcp")]);
+        let mut conf = node.conf(&[mapping(8080, 80, "tcp")]);
+        conf["ipam"] = json!({ "subnet": "10.244.1.0/24" });
+
+        success(&node.runtime.call_with("ADD", "web", &conf));
+        assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip6)), (vec!["tcp-8080-ip".to_owned()], vec![]));
+        success(&node.runtime.call_with("DEL", "web", &conf));
+        assert_eq!((claims(&node.runtime), held(&node.runtime, Family::Ip)), (vec![], vec![]));
+    }
+
     fn check_names_what_is_wrong_with_host_ports() {
         let node = Node::make(&json!({}));
         let result = add(&node, "web", &[mapping(8080, 80, "tcp")]);
@@ -390,6 +413,40 @@ fairway_lab::sandbox_tests! {
         let daemon = Daemon::start(&node.runtime);
         daemon.says("put back host ports");
         assert!(node.tcp(From::Outside, at("192.168.1.1", 8080), "web", at("10.244.1.2", 80)).is_some());
+    }
+
+    fn a_client_that_called_while_host_ports_were_missing_finds_the_pod_again() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(53, 5353, "udp")]);
+        node.serve(8080, at("10.244.1.2", 80)); // so that the kernel goes on tracking
+        wipe(&node.runtime);
+        let client = node.client.run(|| UdpSocket::bind("192.168.1.2:4000").unwrap()).unwrap();
+        client.send_to(b"early", at("192.168.1.1", 53)).unwrap();
+        wait::until("the flow is tracked", || {
+            if node.flows_to(Protocol::Udp, 53).is_empty() { Err("it is not".to_owned()) } else { Ok(()) }
+        }).unwrap();
+
+        let daemon = Daemon::start(&node.runtime);
+        daemon.says("put back host ports");
+        let server = node.runtime.inside("web", || UdpSocket::bind("10.244.1.2:5353").unwrap());
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.send_to(b"now", at("192.168.1.1", 53)).unwrap();
+        let mut heard = [0; 8];
+        let (length, _) = server.recv_from(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"now");
+    }
+
+    fn what_could_not_be_put_back_is_tried_again() {
+        let node = Node::make(&json!({}));
+        add(&node, "web", &[mapping(8080, 80, "tcp")]);
+        let lock = "/run/fairway/host-ports/lock";
+        node.runtime.host.run(|| std::fs::remove_file(lock).and_then(|()| std::fs::create_dir(lock)).unwrap()).unwrap();
+        wipe(&node.runtime);
+
+        let daemon = Daemon::start(&node.runtime);
+        daemon.says("host ports are not looked after");
+        node.runtime.host.run(|| std::fs::remove_dir(lock).unwrap()).unwrap();
+        daemon.says("put back host ports");
     }
 
     fn a_pod_without_host_ports_makes_nothing_of_theirs() {

@@ -31,14 +31,17 @@ struct RuntimeConfig {
     port_mappings: Option<Vec<Raw>>,
 }
 
+/// Reference plugins do not tell upper case from lower in keys, and containerd writes them as its fields are called. // go-cni `types.go`
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
-    #[serde(default)]
+    #[serde(default, alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
+    #[serde(alias = "Protocol")]
     protocol: Option<String>,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", alias = "HostIP")]
     host_ip: Option<String>,
 }
 
@@ -159,6 +162,14 @@ mod tests {
         assert_eq!(mapped(&with("::")), both[1..]);
         assert_eq!(mapped(&with("192.0.2.1")), ["80/tcp on 192.0.2.1 to 10.0.0.2:8080"]);
         assert_eq!(mapped(&with("2001:db8::1")), ["80/tcp on 2001:db8::1 to [fd00::2]:8080"]);
+    }
+
+    #[test]
+    fn a_mapping_is_read_as_containerd_writes_it() {
+        let mapping =
+            json!({ "HostPort": 80, "ContainerPort": 8080, "Protocol": "udp", "HostIP": "192.0.2.1" });
+
+        assert_eq!(mapped(&mapping), ["80/udp on 192.0.2.1 to 10.0.0.2:8080"]);
     }
 
     #[test]

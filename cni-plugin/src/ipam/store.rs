@@ -150,7 +150,7 @@ impl Store {
         self.begin(record)?;
         let there = self.find(attachment)?;
         let kept = match &there {
-            Some(there) if self.is_whole(attachment, there, ask)? => Some(&there.addresses),
+            Some(there) if self.keeps(attachment, there, ask)? => Some(&there.addresses),
             _ => None,
         };
         match (kept, &there) {
@@ -294,7 +294,8 @@ impl Store {
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
 
-    fn is_whole(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<bool, Error> {
+    /// Says whether an attachment has all the addresses of its record still, and they are what it asks for.
+    pub fn keeps(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<bool, Error> {
         let owner = self.owners.inode(&key_of(attachment))?;
         for address in &record.addresses {
             if self.leases.inode(&address.to_string())? != owner {

@@ -38,7 +38,8 @@ pub(super) async fn run(
     };
 
     let record = Record { port_mappings: conf.port_mappings.clone(), ..record_of(target, &sandbox)? };
-    host_ports::withdraw_others(&conf.network.name, &store, &target.attachment, &record)?;
+    let ask = delegate.is_none().then_some(&plan.ask);
+    host_ports::withdraw_others(&conf.network.name, &store, (&target.attachment, &record), ask)?;
     let record = match delegate {
         Some(delegate) => lease_elsewhere(&store, target, record, delegate)?,
         None => lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?,

@@ -25,7 +25,10 @@ use dataplane::{
 use super::reclaim::{self, Node};
 use crate::{
     failure::{Code, Coded, Failure},
-    ipam::store::{Record, Store},
+    ipam::{
+        Ask,
+        store::{Record, Store},
+    },
     request::Attachment,
     wiring::Wiring,
 };
@@ -96,19 +99,24 @@ fn claims_of(network: &str, record: &Record) -> Result<Vec<Claim>, Error> {
     Ok(claims)
 }
 
-/// Takes back what an earlier ADD of the same attachment mapped and this one does not.
+/// Takes back what an earlier ADD of the same attachment mapped, where this one maps others, or the pod does not keep its addresses. `ask`
+/// is what it asks for; nothing where another plugin leases.
 pub(super) fn withdraw_others(
     network: &str,
     store: &Store,
-    attachment: &Attachment,
-    record: &Record,
+    (attachment, record): (&Attachment, &Record),
+    ask: Option<&Ask>,
 ) -> Result<(), Failure> {
-    match store.find(attachment) {
-        Ok(Some(there)) if there.port_mappings != record.port_mappings => {
-            withdraw_those_of(network, store, attachment, Some(&there))
-        }
-        _ => Ok(()), // what is wrong with the leases, the lease will tell
+    // What is wrong with the leases, the lease will tell.
+    let Ok(Some(there)) = store.find(attachment) else { return Ok(()) };
+    if there.port_mappings.is_empty() {
+        return Ok(());
     }
+    let keeps_addresses = || ask.is_none_or(|ask| store.keeps(attachment, &there, ask).unwrap_or(true));
+    if there.port_mappings == record.port_mappings && keeps_addresses() {
+        return Ok(());
+    }
+    withdraw_those_of(network, store, attachment, Some(&there))
 }
 
 /// Gives a pod whose link is up its host ports. Those that it has already are made whole.

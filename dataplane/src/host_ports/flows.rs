@@ -29,11 +29,9 @@ pub fn end_those_from_before<C: Conntrack>(
 ) -> Result<(), C::Error> {
     end(conntrack, claims, |claim, flow| {
         let (to, port) = (flow.original.destination, claim.host_port);
-        let is_address = match port.host_ip {
-            Some(address) => address == to.ip(),
-            None => own.contains(&to.ip()) || to.ip().is_loopback(),
-        };
-        is_address && to.port() == port.host_port && flow.answerer() != port.pod
+        let is_meant = port.host_ip.is_none_or(|address| address == to.ip());
+        let is_own = own.contains(&to.ip()) || to.ip().is_loopback();
+        is_meant && is_own && to.port() == port.host_port && flow.answerer() != port.pod
     })
 }
 
@@ -119,7 +117,8 @@ mod tests {
         };
 
         check(claim(Protocol::Udp, None), &[3, 4, 6, 7, 8, 9]);
-        check(claim(Protocol::Udp, Some([203, 0, 113, 5].into())), &[1, 2, 3, 5, 6, 7, 8, 9]);
+        check(claim(Protocol::Udp, Some([192, 0, 2, 1].into())), &[3, 4, 5, 6, 7, 8, 9]);
+        check(claim(Protocol::Udp, Some([203, 0, 113, 5].into())), &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         check(claim(Protocol::Sctp, None), &[1, 2, 3, 4, 5, 6, 7, 9]);
         check(claim(Protocol::Tcp, None), &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }

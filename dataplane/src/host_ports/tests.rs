@@ -15,6 +15,8 @@ fn tables() -> [Table; 2] {
         host_port(Protocol::Udp, Some("192.0.2.1"), 53, "10.244.1.2:5353"),
         host_port(Protocol::Tcp, None, 8080, "[fd00::2]:80"),
         host_port(Protocol::Udp, Some("2001:db8::1"), 53, "[fd00::2]:5353"),
+        host_port(Protocol::Udp, Some("203.0.113.5"), 53, "10.244.1.2:5353"),
+        host_port(Protocol::Udp, Some("2001:db8::5"), 53, "[fd00::2]:5353"),
     ];
     Family::ALL.map(|family| table(family, all.iter().map(|it| (it, "default/web"))))
 }
@@ -52,6 +54,13 @@ fn a_port_of_one_address_is_of_no_other() {
     assert_eq!(goes(OUTSIDE, UDP, "198.51.100.7", "192.0.2.1:53"), "10.244.1.2:5353");
     assert_eq!(goes(OUTSIDE, UDP, "198.51.100.7", "192.0.2.2:53"), "untouched");
     assert_eq!(goes(OUTSIDE, UDP, "2001:db8::7", "[2001:db8::1]:53"), "[fd00::2]:5353");
+}
+
+#[test]
+fn an_address_that_is_not_the_node_s_is_not_taken_from_whose_it_is() {
+    assert_eq!(goes(POD, UDP, "10.244.1.9", "203.0.113.5:53"), "untouched");
+    assert_eq!(goes(None, UDP, "192.0.2.1", "203.0.113.5:53"), "untouched");
+    assert_eq!(goes(POD, UDP, "fd00::9", "[2001:db8::5]:53"), "untouched");
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Node {
         let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
         let client = self.run(from, || UdpSocket::bind(any).unwrap());
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        server.set_read_timeout(Some(IN_VAIN)).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
         client.send_to(b"hello", to).unwrap();
         let mut heard = [0; 8];
         let (length, peer) = server.recv_from(&mut heard).ok()?;

@@ -30,6 +30,9 @@ use crate::{listeners::latest::Latest, sync::at};
 /// What is touched again so soon is looked at once.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// What could not be done is tried again so soon, whether anybody touches the tables or not.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Who touched the tables since that was heard last.
 pub type Touched = Latest<String, ()>;
 
@@ -101,7 +104,7 @@ impl HostPorts {
 
     /// Looks at once, whenever the tables are touched, and now and then, until cancelled.
     pub async fn run(mut self, cancelled: CancellationToken) {
-        let mut by = BTreeSet::new();
+        let mut by: BTreeSet<String> = BTreeSet::new();
         let mut pause = Duration::ZERO;
         loop {
             let look = async {
@@ -112,12 +115,16 @@ impl HostPorts {
                 () = cancelled.cancelled() => return,
                 pause = look => pause,
             };
-            let next = (!self.period.is_zero()).then(|| Instant::now() + self.period);
-            by = tokio::select! {
+            let is_owed = self.last_error.is_some();
+            let next = if is_owed { Some(AGAIN) } else { (!self.period.is_zero()).then_some(self.period) };
+            if !is_owed {
+                by.clear();
+            }
+            tokio::select! {
                 () = cancelled.cancelled() => return,
-                by = self.touched.heard() => by.into_keys().collect(),
-                () = at(next) => BTreeSet::new(),
-            };
+                heard = self.touched.heard() => by.extend(heard.into_keys()),
+                () = at(next.map(|wait| Instant::now() + wait)) => {}
+            }
             pause = pause.max(SETTLE);
         }
     }
