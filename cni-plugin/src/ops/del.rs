@@ -25,19 +25,24 @@ pub(super) async fn run(
     delegate: Option<&Delegate<'_>>,
     helper: Option<&Helper<'_>>,
 ) -> Result<(), Failure> {
-    let (host, store) = (kernel()?, store(network)?);
-    if let Some(helper) = helper {
-        // Nothing leads to a pod that is gone. Where host ports stay, `undo` says so.
-        let _ = host_ports::withdraw(&network.name, &store, attachment);
-        helper.delete(&host, &host_end_of(&network.name, attachment)).await;
-    }
-    undo(&network.name, &host, &store, (attachment, delegate)).await
+    undo_with(helper, &network.name, &kernel()?, &store(network)?, (attachment, delegate)).await
+}
+
+/// Takes an attachment away, and waits until the kernel has forgotten its link.
+pub(crate) async fn undo(
+    network: &str,
+    host: &Kernel,
+    store: &Store,
+    of: (&Attachment, Option<&Delegate<'_>>),
+) -> Result<(), Failure> {
+    undo_with(None, network, host, store, of).await
 }
 
 /// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more.
 /// Where host ports stay, the link goes all the same. A kernel parameter that cannot be set back stands in the way of nothing, and
 /// is told of in the end.
-pub(crate) async fn undo(
+async fn undo_with(
+    helper: Option<&Helper<'_>>,
     network: &str,
     host: &Kernel,
     store: &Store,
@@ -45,7 +50,11 @@ pub(crate) async fn undo(
 ) -> Result<(), Failure> {
     let withdrawn = host_ports::withdraw(network, store, attachment);
     let untuned = tune::untune(store, attachment);
-    wire::demolish(host, &host_end_of(network, attachment)).await?;
+    let host_end = host_end_of(network, attachment);
+    if let Some(helper) = helper {
+        helper.delete(host, &host_end).await;
+    }
+    wire::demolish(host, &host_end).await?;
     withdrawn?;
     if let Some(delegate) = delegate {
         delegate.release(attachment)?;
