@@ -1,5 +1,6 @@
 //! Two hundred pods come and go at once on one host: routed and over a bridge, of two networks and two families, some with an
-//! address that they ask for. Each is added twice, checked, and deleted twice, once or twice over. Each call is a process, as in real life.
+//! address that they ask for, a host port, or limits of bandwidth. Each is added twice, checked, and deleted twice, once or twice over.
+//! Each call is a process, as in real life.
 
 #![expect(
     clippy::unwrap_used,
@@ -49,6 +50,13 @@ fn bridged() -> Value {
     })
 }
 
+/// The other network of pods that have two: it leads to its own, and the first one everywhere else.
+fn second() -> Value {
+    let mut conf = with(with(bridged(), "isDefaultGateway", json!(false)), "isGateway", json!(true));
+    conf["ipam"]["routes"] = json!([{ "dst": "10.9.0.0/16" }]);
+    conf
+}
+
 /// A pod, and what it wants.
 struct Pod {
     name: String,
@@ -61,16 +69,15 @@ struct Pod {
 impl Pod {
     fn number(n: usize) -> Self {
         let asking = |conf: Value, address: String| with(conf, "runtimeConfig", json!({ "ips": [address] }));
+        let port =
+            json!({ "portMappings": [{ "hostPort": 20_000 + n, "containerPort": 80, "protocol": "tcp" }] });
+        let rates = json!({ "bandwidth": { "ingressRate": 80_000_000, "egressRate": 80_000_000 } });
         let links = match n % 5 {
-            0 => vec![("eth0", routed())],
-            1 => vec![("eth0", bridged())],
+            0 => vec![("eth0", with(routed(), "runtimeConfig", port))],
+            1 => vec![("eth0", with(bridged(), "runtimeConfig", rates))],
             2 => vec![("eth0", asking(routed(), format!("10.1.0.{}", 200 + n / 5)))],
             3 => vec![("eth0", asking(bridged(), format!("fd00:2::f:{n}")))],
-            // Two networks, of which one leads everywhere else.
-            _ => vec![
-                ("eth0", routed()),
-                ("net1", with(bridged(), "ipam", with(bridged()["ipam"].clone(), "routes", json!([])))),
-            ],
+            _ => vec![("eth0", routed()), ("net1", second())],
         };
         Self { name: format!("pod{n}"), links, turns: 1 + n % 2 }
     }
@@ -202,6 +209,7 @@ fairway_lab::sandbox_tests! {
         });
 
         assert_eq!((files(&runtime, "leases").len(), files(&runtime, "owners").len(), links(&runtime)), (0, 0, 0));
+        assert_eq!(runtime.files("/run/fairway/host-ports"), ["/run/fairway/host-ports/lock"]);
         let drafts = runtime.files("/run/fairway").into_iter().filter(|file| file.contains("/.draft-")).count();
         assert_eq!(drafts, 0);
         for pod in &pods {

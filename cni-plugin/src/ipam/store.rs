@@ -178,7 +178,8 @@ impl Store {
         if self.read(&key)?.is_none_or(|there| there.delegated.is_none()) {
             self.release(attachment)?; // what another configuration left
         }
-        Ok(self.owners.replace(&key, format!("{content}\n").as_bytes())?)
+        // Drafts are in one place, where GC finds those that a crash left.
+        Ok(self.owners.put(self.network.draft(format!("{content}\n").as_bytes())?, &key)?)
     }
 
     fn lease_anew(&self, attachment: &Attachment, record: &Record, ask: &Ask) -> Result<Record, Error> {
