@@ -222,10 +222,11 @@ fairway_lab::sandbox_tests! {
         let runtime = Runtime::new(dual_stack());
         runtime.add("a");
         let link = runtime.on_host(|kernel| async move { kernel.links().await }).unwrap();
-        let link = link.iter().find(|link| link.is_veth()).unwrap().index.to_string();
+        let link = link.iter().find(|link| link.is_veth()).unwrap();
+        let (name, link) = (link.name.clone(), link.index.to_string());
         let delete = |parent: u32| {
             let mut command = Command::new(own_program());
-            let ended = runtime.host.run(|| command.args(["delete-link", &link, &parent.to_string()]).status());
+            let ended = runtime.host.run(|| command.args(["delete-link", &name, &link, &parent.to_string()]).status());
             let is_left = runtime.on_host(|kernel| async move { kernel.links().await.unwrap().len() > 1 });
             (ended.unwrap().unwrap().success(), is_left)
         };

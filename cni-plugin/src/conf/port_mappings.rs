@@ -2,7 +2,10 @@
 //!
 //! In: the whole configuration. Out: mappings that fit together. Nothing is known yet of the pod's addresses.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use dataplane::{host_ports::HostPort, packet::Protocol};
 use serde::{Deserialize, Serialize};
@@ -80,7 +83,15 @@ impl Raw {
         };
         let address = |value: String| {
             let key = "runtimeConfig.portMappings.hostIP";
-            value.parse().map_err(|_| Error::Address { key, value })
+            match value.parse() {
+                Ok(IpAddr::V6(Ipv6Addr::LOCALHOST)) => Err(Error::Unsupported {
+                    key: key.to_owned(),
+                    value,
+                    reason: "the kernel leads nothing from there to a pod",
+                }),
+                Ok(address) => Ok(address),
+                Err(_) => Err(Error::Address { key, value }),
+            }
         };
         Ok(PortMapping {
             protocol,
@@ -195,6 +206,10 @@ mod tests {
         assert_eq!(
             refused(&json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "here" }])),
             "runtimeConfig.portMappings.hostIP: \"here\" is no address"
+        );
+        assert_eq!(
+            refused(&json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "::1" }])),
+            "runtimeConfig.portMappings.hostIP=::1: the kernel leads nothing from there to a pod"
         );
     }
 

@@ -71,7 +71,16 @@ const VALUES: [&str; 60] = [
 ];
 
 /// The keys that the plugin knows.
-const KEYS: [&str; 56] = [
+const KEYS: [&str; 65] = [
+    "ingressRate",
+    "ingressBurst",
+    "egressRate",
+    "egressBurst",
+    "sysctl",
+    "txQLen",
+    "promisc",
+    "allmulti",
+    "capabilities",
     "cniVersion",
     "name",
     "type",

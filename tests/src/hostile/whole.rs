@@ -68,8 +68,8 @@ impl Place {
         self.host
             .run(|| {
                 fs::create_dir(RUN_DIR).unwrap();
-                fs::write(Path::new(RUN_DIR).join("node.json"), r#"{"podCIDRs":["10.2.0.0/29"],"mtu":1400}"#)
-                    .unwrap();
+                let node = br#"{"podCIDRs":["10.2.0.0/29"],"mtu":1400}"#;
+                Directory::new(RUN_DIR, Durability::Volatile).replace("node.json", node).unwrap();
                 let before = elsewhere();
                 let changed = || elsewhere().symmetric_difference(&before).cloned().collect::<Vec<_>>();
 
@@ -124,7 +124,10 @@ fn in_run_dir(stdin: Vec<u8>) -> Vec<u8> {
     let comma = if head.ends_with(b"{") { "" } else { "," };
     let tail = format!("{comma}\"runDir\":\"{RUN_DIR}\"}}");
     let stdin = [head, tail.as_bytes()].concat();
-    assert!(serde_json::from_slice::<Value>(&stdin).is_ok_and(|value| value["runDir"] == RUN_DIR));
+    assert!(
+        serde_json::from_slice::<Value>(&stdin)
+            .is_ok_and(|value| value.get("runDir") == Some(&json!(RUN_DIR)))
+    );
     stdin
 }
 

@@ -17,12 +17,16 @@ use std::{
     time::Duration,
 };
 
-use dataplane::{netns::Netns, process::end_with_parent, rtnl::Kernel};
+use dataplane::{
+    netns::Netns,
+    process::end_with_parent,
+    rtnl::{Kernel, Link},
+};
 
 use super::find;
 use crate::{Outcome, ops, wiring::ifb_of};
 
-/// The word that this program is started with for the errand; the link's index and the number of the process that asks follow.
+/// The word that this program is started with for the errand; the link's name and index follow, and the number of the process that asks.
 pub const WORD: &str = "delete-link";
 
 /// This program, to be started once more.
@@ -50,7 +54,7 @@ impl<'a> Helper<'a> {
             if !link.is_veth() && !link.is_ifb() {
                 continue;
             }
-            let Ok(mut other) = self.start(link.index) else { return };
+            let Ok(mut other) = self.start(&link) else { return };
             // The kernel answers between changes, not in their midst, so a link that is not found is gone with all that was on it.
             while let (Ok(Some(_)), Ok(None)) = (find(host, name).await, other.try_wait()) {
                 thread::sleep(TURN);
@@ -59,9 +63,9 @@ impl<'a> Helper<'a> {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the kernel has a process wait that need not be this one")]
-    fn start(&self, link: u32) -> io::Result<Child> {
+    fn start(&self, link: &Link) -> io::Result<Child> {
         let mut command = Command::new(self.program);
-        command.args([WORD, &link.to_string(), &process::id().to_string()]).env_clear();
+        command.args([WORD, &link.name, &link.index.to_string(), &process::id().to_string()]).env_clear();
         let stdin = match &self.netns {
             Some(netns) => netns.keeper()?.into(),
             None => Stdio::null(),
@@ -70,16 +74,22 @@ impl<'a> Helper<'a> {
     }
 }
 
-/// Does the errand: deletes the link of that index, unless the process of that number has ended.
+/// Does the errand: deletes the link of that name and index, if it is of a kind that the plugin makes, unless the process of that
+/// number has ended.
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     let done = || {
-        let [link, parent] = arguments else { return None };
-        let (link, parent) = (link.parse().ok()?, parent.parse().ok()?);
+        let [name, index, parent] = arguments else { return None };
+        let (index, parent): (u32, u32) = (index.parse().ok()?, parent.parse().ok()?);
         if !end_with_parent(parent).ok()? {
             return None;
         }
         let runtime = ops::runtime().ok()?;
-        runtime.block_on(async { ops::kernel().ok()?.delete_link(link).await.ok() })
+        runtime.block_on(async {
+            let host = ops::kernel().ok()?;
+            let link = find(&host, name).await.ok()??;
+            let is_meant = link.index == index && (link.is_veth() || link.is_ifb());
+            if is_meant { host.delete_link(index).await.ok() } else { None }
+        })
     };
     Outcome { exit_code: u8::from(done().is_none()), ..Outcome::default() }
 }
