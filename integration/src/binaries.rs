@@ -66,6 +66,9 @@ fn find() -> Result<Binaries, Error> {
     }
 }
 
+/// What makes a plugin that starts quickly: nothing to link and nothing to relocate. docs/decisions/0015
+const PLUGIN_FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
+
 /// Builds the plugin as users install it, small and static; nothing where cargo does not run this program, or runs a build for tests.
 #[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
 pub fn as_installed() -> Result<Option<PathBuf>, Error> {
@@ -78,13 +81,8 @@ pub fn as_installed() -> Result<Option<PathBuf>, Error> {
         env::consts::ARCH,
         if cfg!(target_env = "musl") { "musl" } else { "gnu" }
     );
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static").args([
-        "--profile",
-        "dist",
-        "--target",
-        &target,
-    ]);
-    command.args(["--bin", "fairway"]);
+    command.env("RUSTFLAGS", PLUGIN_FLAGS).args(["--profile", "plugin", "--target", &target]);
+    command.args(["--package", "cni-plugin", "--bin", "fairway"]);
     executable(&output_of(cargo, &mut command)?, "fairway").map(Some)
 }
 
@@ -92,7 +90,10 @@ fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     let mut command = cargo_build(&cargo);
     // Of the whole workspace, not of packages: then dependencies have the features that `cargo lab` built them with.
     command.args(["--bin", "fairway", "--bin", "fairway-proxy"]);
-    if !cfg!(debug_assertions) {
+    if cfg!(debug_assertions) {
+        // There are no examples; asked for, they make cargo choose the features that it builds tests with, and so build nothing twice.
+        command.args(["--workspace", "--examples"]);
+    } else {
         command.arg("--release");
     }
     let messages = output_of(cargo, &mut command)?;
