@@ -5,6 +5,7 @@ pub mod conflist;
 pub mod health;
 pub mod listeners;
 pub mod localhost;
+pub mod metrics;
 pub mod objects;
 pub mod plan;
 pub mod service_port;

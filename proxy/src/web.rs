@@ -19,7 +19,11 @@ use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{health::Health, listeners::socket};
+use crate::{
+    health::Health,
+    listeners::socket,
+    metrics::{MEDIA_TYPE, Metrics},
+};
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;
@@ -52,20 +56,25 @@ pub struct Web {
 #[derive(Debug, Clone)]
 pub enum Pages {
     /// Whether the proxy is healthy: `/healthz` and `/livez`.
-    Health(Arc<Health>),
+    Health(Arc<Health>, Arc<Metrics>),
     /// What people and Prometheus ask for.
-    Status(Arc<Health>),
+    Status(Arc<Health>, Arc<Metrics>),
 }
 
 impl Web {
     /// For load balancers and the kubelet.
-    pub fn health(address: SocketAddr, health: Arc<Health>) -> Self {
-        Self { purpose: "health", address, is_hard_fail: false, pages: Pages::Health(health) }
+    pub fn health(address: SocketAddr, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Self { purpose: "health", address, is_hard_fail: false, pages: Pages::Health(health, metrics) }
     }
 
     /// For people and Prometheus.
-    pub fn status(address: SocketAddr, health: Arc<Health>) -> Self {
-        Self { purpose: "metrics and status", address, is_hard_fail: false, pages: Pages::Status(health) }
+    pub fn status(address: SocketAddr, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            purpose: "metrics and status",
+            address,
+            is_hard_fail: false,
+            pages: Pages::Status(health, metrics),
+        }
     }
 
     /// Ends with an error where the address cannot be listened on.
@@ -138,13 +147,20 @@ impl Pages {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
         }
-        match (self, path) {
-            (Self::Health(health) | Self::Status(health), "/healthz") => verdict(health.report().healthz()),
-            (Self::Health(health) | Self::Status(health), "/livez") => verdict(health.report().livez()),
-            (Self::Health(health) | Self::Status(health), "/readyz") => verdict(health.report().readyz()),
-            (Self::Status(_), "/proxyMode") => text(StatusCode::OK, "nftables"),
+        let (Self::Health(health, metrics) | Self::Status(health, metrics)) = self;
+        let answer = match (self, path) {
+            (_, "/healthz") => verdict(health.report().healthz()),
+            (_, "/livez") => verdict(health.report().livez()),
+            (_, "/readyz") => verdict(health.report().readyz()),
+            (Self::Status(..), "/proxyMode") => text(StatusCode::OK, "nftables"),
+            (Self::Status(..), "/metrics") => match metrics.text() {
+                Ok(metrics) => answer(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), metrics),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written down\n"),
+            },
             _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
-        }
+        };
+        metrics.health.answered(path, answer.status().as_u16());
+        answer
     }
 }
 
