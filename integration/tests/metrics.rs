@@ -9,13 +9,16 @@
 #[allow(dead_code, reason = "each test uses some of it")]
 mod lone_node;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use fairway_lab::{
     client::{self, PATIENCE},
     wait,
 };
-use lone_node::LoneNode;
+use lone_node::{LoneNode, NODE, OUTSIDE};
 
 impl LoneNode {
     /// What the daemon says at a path of its metrics address, to a program on its node.
@@ -80,6 +83,34 @@ fairway_lab::sandbox_tests! {
         lab.await_line("/metrics", r#"fairway_skipped_objects_total{kind="Service"}"#, |n| n == "1");
         lab.hear("/healthz");
         lab.await_line("/metrics", r#"kubeproxy_proxy_healthz_total{code="200"}"#, |n| n == "1");
+    }
+
+    fn connections_are_counted_by_service_and_backend_and_read_when_asked_for() {
+        let node_port = "kind: Service\nmetadata: {name: web, namespace: shop}\n\
+            spec: {type: NodePort, clusterIP: 10.96.0.1, ports: [{name: http, port: 80, nodePort: 30080}]}\n";
+        let backend = format!("{}ports: [{{name: http, port: 8080}}]\n", slice(OUTSIDE[0], "").replace("ports: [{port: 80}]\n", ""));
+        let lab = LoneNode::start(&[], &[("service.yaml", node_port), ("slice.yaml", &backend)]);
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        let server = lab.outside.run(|| TcpListener::bind(at(OUTSIDE[0], 8080)).unwrap()).unwrap();
+        let page = lab.hear("/metrics/services");
+        assert!(page.contains("\nfairway_connections_cut 0\n") && !page.contains("30080"), "{page}");
+
+        for _ in 0..3 {
+            let _client = lab.outside.run(|| TcpStream::connect_timeout(&at(NODE[0], 30_080), PATIENCE).unwrap()).unwrap();
+            server.accept().unwrap();
+        }
+
+        let page = lab.hear("/metrics/services");
+        let service = r#"namespace="shop",service="web",port="http",by="node-port",address=":30080",protocol="tcp""#;
+        for sample in [
+            format!("fairway_service_connections_total{{{service}}} 3"),
+            format!("fairway_backend_connections_total{{backend=\"{}:8080\"}} 3", OUTSIDE[0]),
+            r#"fairway_masqueraded_connections_total{ip_family="IPv4",why="marked"} 3"#.to_owned(),
+            r#"fairway_masqueraded_connections_total{ip_family="IPv4",why="hairpin"} 0"#.to_owned(),
+            "fairway_astray_packets_total 0".to_owned(),
+        ] {
+            assert!(page.lines().any(|line| line == sample), "{sample}: {page}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod conflist;
+pub mod connections;
 pub mod health;
 pub mod listeners;
 pub mod localhost;

@@ -17,6 +17,7 @@ use nix::{
 use proxy::{
     config::{self, Config, DetectLocalMode, RouteMode},
     conflist::Files,
+    connections::Connections,
     health::{Health, ports::Ports},
     localhost::{Localhost, route_localnet::RouteLocalnet},
     metrics::Metrics,
@@ -122,7 +123,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
-    let webs = webs(config, &sync.followers().health(), &metrics);
+    let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -222,13 +223,18 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
 }
 
 /// What the daemon says of itself, where it is to.
-fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>) -> Vec<Web> {
+fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>, families: &[Family]) -> Vec<Web> {
     let shared = || (Arc::clone(health), Arc::clone(metrics));
-    let (health_page, status) = (config.healthz_bind_address.0, config.metrics_bind_address.0);
-    let health_page =
-        health_page.zip(Some(shared())).map(|(at, (health, metrics))| Web::health(at, health, metrics));
-    let status = status.zip(Some(shared())).map(|(at, (health, metrics))| Web::status(at, health, metrics));
-    health_page.into_iter().chain(status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
+    let (for_health, for_status) = (config.healthz_bind_address.0, config.metrics_bind_address.0);
+    let for_health = for_health.map(|address| {
+        let (health, metrics) = shared();
+        Web::health(address, health, metrics)
+    });
+    let for_status = for_status.map(|address| {
+        let (health, metrics) = shared();
+        Web::status(address, health, metrics, Connections::new(families, &settings(config)))
+    });
+    for_health.into_iter().chain(for_status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }
 
 /// What serves node ports on localhost, if that is wanted.

@@ -238,6 +238,11 @@ impl State {
         self.endpoints
     }
 
+    /// The number of nodes, this one among them.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// All nodes, this one among them.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().map(Arc::as_ref)

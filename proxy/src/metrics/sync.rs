@@ -194,7 +194,7 @@ impl SyncMetrics {
         let number = |count: usize| count.try_into().unwrap_or(i64::MAX);
         self.served.set(number(state.service_count()));
         self.endpoints.set(number(state.endpoint_count()));
-        self.nodes.set(number(state.nodes().count()));
+        self.nodes.set(number(state.node_count()));
     }
 
     /// Which service ports have no endpoint on this node by now.
