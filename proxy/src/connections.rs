@@ -132,7 +132,7 @@ fn read(families: &[Family], maps: &[(counting::Use, &'static str, SetType)]) ->
     {
         match counters.begin(family, &map.into(), kind) {
             Err(error) if error.is_not_found() => continue, // nothing is committed yet
-            begun => begun?,
+            asked => asked?,
         }
         while !read.is_cut {
             match counters.step(|counted| read.add(usage, &counted)) {
