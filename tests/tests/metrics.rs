@@ -1,6 +1,6 @@
 //! Metrics as people find them: explained in the docs, asked for by the dashboard and the alerts.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
