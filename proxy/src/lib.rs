@@ -2,9 +2,11 @@
 
 pub mod config;
 pub mod conflist;
+pub mod connections;
 pub mod health;
 pub mod listeners;
 pub mod localhost;
+pub mod metrics;
 pub mod objects;
 pub mod plan;
 pub mod service_port;

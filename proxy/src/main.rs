@@ -17,8 +17,10 @@ use nix::{
 use proxy::{
     config::{self, Config, DetectLocalMode, RouteMode},
     conflist::Files,
+    connections::Connections,
     health::{Health, ports::Ports},
     localhost::{Localhost, route_localnet::RouteLocalnet},
+    metrics::Metrics,
     plan::{self, LocalPods, Settings},
     sync::{
         Sync,
@@ -95,14 +97,17 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
-    let source = Source::of(config, &node_name).await?;
+    let families = families();
+    let metrics = Arc::new(Metrics::new(&families));
+    let source = Source::of(config, &node_name, &metrics).await?;
     let tracked = track(config)?;
-    let (socket, families) = (nft::Socket::open()?, families());
+    let socket = nft::Socket::open()?;
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
     let touched = Arc::default();
-    let repair = repair.telling_of_host_ports(Arc::clone(&touched));
-    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?;
+    let repair = repair.telling_of_host_ports(Arc::clone(&touched)).with_metrics(metrics.repair.clone());
+    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?
+        .with_metrics(metrics.repair.clone());
     let backlog = Backlog::default();
     // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
     let guard_localhost = !config.localhost_node_ports && !is_route_localnet_put_back(config);
@@ -110,14 +115,15 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_repair(repair)
         .with_pruning(nft::Socket::open()?)
         .with_flows(backlog.clone());
-    let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished);
+    let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished)
+        .with_metrics(metrics.flows.clone());
     let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
-    let mut sync = Sync::new(&node_name, services, nodes);
+    let mut sync = Sync::new(&node_name, services, nodes).with_metrics(metrics.sync.clone());
     let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
-    let webs = webs(config, &sync.followers().health());
+    let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
     let (sender, events) = mpsc::channel(EVENTS);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -179,13 +185,14 @@ enum Source {
 
 impl Source {
     /// Begins to watch manifests, or looks whether the way to the API server makes sense.
-    async fn of(config: &Config, node_name: &str) -> anyhow::Result<Self> {
+    async fn of(config: &Config, node_name: &str, metrics: &Metrics) -> anyhow::Result<Self> {
         if let Some(manifests) = &config.manifests {
-            return Ok(Self::Manifests(Manifests::watch(manifests)?));
+            let manifests = Manifests::watch(manifests)?.with_metrics(metrics.source.clone());
+            return Ok(Self::Manifests(manifests));
         }
         let access = config.access();
         access.client().await?;
-        let all = Kubernetes::new(access);
+        let all = Kubernetes::new(access).with_metrics(metrics.source.clone());
         Ok(Self::Kubernetes(match config.routes {
             RouteMode::None => all.with_own_node_only(node_name),
             RouteMode::Auto | RouteMode::Direct => all,
@@ -216,10 +223,18 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
 }
 
 /// What the daemon says of itself, where it is to.
-fn webs(config: &Config, health: &Arc<Health>) -> Vec<Web> {
-    let health_page = config.healthz_bind_address.0.map(|address| Web::health(address, Arc::clone(health)));
-    let status = config.metrics_bind_address.0.map(|address| Web::status(address, Arc::clone(health)));
-    health_page.into_iter().chain(status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
+fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>, families: &[Family]) -> Vec<Web> {
+    let shared = || (Arc::clone(health), Arc::clone(metrics));
+    let (for_health, for_status) = (config.healthz_bind_address.0, config.metrics_bind_address.0);
+    let for_health = for_health.map(|address| {
+        let (health, metrics) = shared();
+        Web::health(address, health, metrics)
+    });
+    let for_status = for_status.map(|address| {
+        let (health, metrics) = shared();
+        Web::status(address, health, metrics, Connections::new(families, &settings(config)))
+    });
+    for_health.into_iter().chain(for_status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }
 
 /// What serves node ports on localhost, if that is wanted.

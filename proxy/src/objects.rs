@@ -3,7 +3,7 @@
 //! In: the JSON shape of the Kubernetes API ([`Object::parse`]), from whatever source. Out: values that have been
 //! checked and defaulted as the API server does it. Unknown fields are ignored; a wrong one is an [`Invalid`] that names it.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, num::NonZeroU64, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use serde_json::Value;
@@ -48,14 +48,21 @@ pub enum Kind {
     ServiceCidr,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// As the API calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -110,6 +117,8 @@ impl Object {
 pub struct Invalid {
     /// Kind, namespace and name, as far as they are known: `Service default/web`.
     pub object: String,
+    /// Its kind, if it is one that Fairway reads.
+    pub kind: Option<Kind>,
     /// The path of the field: `spec.ports[0].port`.
     pub field: String,
     /// What is wrong with it.
@@ -240,7 +249,22 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// The addresses with their conditions.
     pub endpoints: Vec<SliceEndpoint>,
+    /// When what it says began to be so.
+    pub triggered: Triggered,
 }
+
+/// When something happened that made a slice what it is, by the clock of whoever wrote it (annotation
+/// `endpoints.kubernetes.io/last-change-trigger-time`): microseconds since 1970, if it says so. No part of what the slice says: all are equal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Triggered(pub Option<NonZeroU64>);
+
+impl PartialEq for Triggered {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Triggered {}
 
 /// A port of all endpoints of a slice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

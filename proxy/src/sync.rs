@@ -23,6 +23,7 @@ use self::{
     pace::{Outcome, Pace},
 };
 use crate::{
+    metrics::SyncMetrics,
     objects::Note,
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
@@ -37,6 +38,7 @@ pub mod pace;
 pub mod repair;
 pub mod services;
 pub mod sysctls;
+pub mod without_local;
 
 #[cfg(test)]
 mod tests;
@@ -73,6 +75,8 @@ pub trait Services {
 pub struct Committed {
     /// Elements added and removed.
     pub elements: usize,
+    /// Whether all was planned or compared for it, rather than what had changed.
+    pub is_full: bool,
     /// Whether something is left that may only go in a later commit, such as what packets in flight may still look up.
     pub is_unfinished: bool,
 }
@@ -122,6 +126,13 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         }
     }
 
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: SyncMetrics) -> Self {
+        self.followers.metrics = metrics;
+        self
+    }
+
     /// Those who act on what has been committed.
     pub fn followers(&mut self) -> &mut Followers {
         &mut self.followers
@@ -158,7 +169,12 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     (is_listed, is_due) = (true, true);
                 }
                 complain_of_oddities(&event);
-                self.touched.extend(self.state.apply(event));
+                let kind = event.kind();
+                let touched = self.state.apply(event);
+                if !touched.is_empty() {
+                    self.followers.changed(kind);
+                }
+                self.touched.extend(touched);
             }
             if is_due || !self.touched.is_empty() {
                 self.followers.queued();
@@ -179,23 +195,26 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         // Where it fails, what can be reached is served.
         let is_prepared = !self.touched.nodes || self.nodes.prepare(&self.state).await;
 
-        if mem::take(&mut self.touched.surroundings) {
+        let is_surrounded = mem::take(&mut self.touched.surroundings);
+        if is_surrounded {
             self.services.surround(&self.state.surroundings());
         }
         if let Err(error) = self.services.begin() {
             self.complain(&error);
             return Outcome::Failed;
         }
-        self.followers.note(&self.touched);
+        let is_asked = !self.touched.is_empty() || is_surrounded;
+        self.followers.note(&mut self.touched, self.has_committed);
         for (name, family) in self.touched.take_service_ports() {
             let port = self.state.service_port(&name, family);
             self.followers.set(&name, family, port.as_ref());
             self.services.set(&name, family, port);
         }
         let outcome = match self.services.commit() {
-            Ok(Committed { elements, is_unfinished }) => {
+            Ok(committed @ Committed { elements, is_unfinished, is_full }) => {
                 self.last_error = None;
                 self.followers.tell(&self.state);
+                self.followers.committed(committed, is_asked || is_full, began.elapsed());
                 let is_first = !mem::replace(&mut self.has_committed, true);
                 if elements > 0 || is_first {
                     let took_ms = began.elapsed().as_millis();
@@ -219,6 +238,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
 
     /// Says once why nothing could be committed, however often it is tried.
     fn complain(&mut self, error: &(dyn Error + 'static)) {
+        self.followers.failed();
         let causes = std::iter::successors(Some(error), |&error| error.source());
         let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         if self.last_error.as_ref() != Some(&message) {

@@ -35,6 +35,17 @@ pub enum Change<T> {
 }
 
 impl Event {
+    /// The kind of the object, if it is about one.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::Listed => return None,
+        })
+    }
+
     /// The object is there, as given.
     pub fn set(object: Object) -> Self {
         match object {

@@ -11,6 +11,7 @@
 //! ```
 
 mod audit;
+mod counters;
 mod decode;
 mod diff;
 mod doubt;
@@ -29,6 +30,7 @@ mod transaction;
 use crate::nfnetlink::message;
 
 pub use audit::Audit;
+pub use counters::{Counted, Counters};
 pub use diff::diff;
 pub use doubt::{Doubt, Keys};
 pub use fake::{Fake, Refusal};

@@ -15,7 +15,7 @@ use tracing::info;
 
 pub use self::access::{Access, Error};
 use self::feed::{Feed, Selection};
-use crate::{objects::Kind, watch::Event};
+use crate::{metrics::SourceMetrics, objects::Kind, watch::Event};
 
 mod access;
 mod backoff;
@@ -30,12 +30,13 @@ const PROXIED: &str = "!service.kubernetes.io/service-proxy-name,!service.kubern
 pub struct Kubernetes {
     access: Arc<Access>,
     own_node: Option<String>,
+    metrics: SourceMetrics,
 }
 
 impl Kubernetes {
     /// An API server that is asked for everything that this node needs.
     pub fn new(access: Access) -> Self {
-        Self { access: Arc::new(access), own_node: None }
+        Self { access: Arc::new(access), own_node: None, metrics: SourceMetrics::default() }
     }
 
     /// Asks for no other node than this one.
@@ -45,6 +46,12 @@ impl Kubernetes {
         self
     }
 
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: SourceMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
     /// Tells all that is there, then `Listed`, then every change, until cancelled or nobody listens.
     pub async fn run(self, events: mpsc::Sender<Event>, cancelled: CancellationToken) {
         let (mut feeds, mut lists) = (JoinSet::new(), Vec::new());
@@ -52,6 +59,7 @@ impl Kubernetes {
             let (listed, is_listed) = oneshot::channel();
             lists.push(is_listed);
             let feed = Feed::new(kind, selection, Arc::clone(&self.access), events.clone());
+            let feed = feed.with_metrics(self.metrics.clone());
             feeds.spawn(feed.run(listed));
         }
         let all_listed = async {

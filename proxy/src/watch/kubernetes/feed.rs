@@ -35,6 +35,7 @@ use super::{
     wire::{Head, Line, Page, Status},
 };
 use crate::{
+    metrics::{Answered, SourceMetrics},
     objects::{Invalid, Kind, Object, ObjectName},
     watch::Event,
 };
@@ -78,6 +79,9 @@ pub(super) struct Feed {
     senseless: BTreeMap<ObjectName, Invalid>,
     /// As of when all is known; `None`: nothing is listed, or too long ago.
     version: Option<String>,
+    metrics: SourceMetrics,
+    /// The API server's host and port, as far as they are known.
+    host: Arc<str>,
 }
 
 /// Why it does not go on.
@@ -139,7 +143,13 @@ impl Feed {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let (known, senseless) = (HashSet::new(), BTreeMap::new());
-        Self { kind, selection, access, events, known, senseless, version: None }
+        let (metrics, host) = (SourceMetrics::default(), Arc::default());
+        Self { kind, selection, access, events, known, senseless, version: None, metrics, host }
+    }
+
+    /// The same, counted there.
+    pub(super) fn with_metrics(self, metrics: SourceMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Follows the kind until nobody listens any more. `listed` is told when all has been told once.
@@ -165,6 +175,7 @@ impl Feed {
                 debug!(kind = %self.kind, "what is known is too old: listed anew");
                 continue;
             }
+            self.metrics.failed(self.kind);
             let mut pause = backoff.failed(RandomState::new().build_hasher().finish());
             if self.is_unknown_kind(&error) {
                 listed.take().map(|listed| listed.send(()));
@@ -191,9 +202,12 @@ impl Feed {
 
     /// Lists, or watches until that ends.
     async fn go_on(&mut self, client: &mut Option<Client>) -> Result<(), Error> {
-        let client = match client {
-            Some(client) => client,
-            None => client.insert(self.access.client().await?),
+        let client = if let Some(client) = client {
+            client
+        } else {
+            let (fresh, host) = self.access.client_and_host().await?;
+            self.host = host;
+            client.insert(fresh)
         };
         match self.version.clone() {
             None => self.list(client).await,
@@ -226,7 +240,7 @@ impl Feed {
         };
         loop {
             let request = Request::new(self.path()).list(&parameters).map_err(invalid_request(STEP))?;
-            let text = in_time(STEP, PATIENCE, client.request_text(request)).await?;
+            let text = self.counted(in_time(STEP, PATIENCE, client.request_text(request))).await?;
             let text = match text {
                 // The place to go on from is too old: all of it at once, then.
                 Err(kube::Error::Api(status))
@@ -254,6 +268,7 @@ impl Feed {
         for name in self.known.difference(&seen) {
             tell(&self.events, Event::gone(self.kind, name.clone())).await?;
         }
+        self.metrics.listed(self.kind);
         self.senseless.retain(|name, _| seen.contains(name));
         self.known = seen;
         Ok(())
@@ -273,8 +288,9 @@ impl Feed {
         let request =
             Request::new(self.path()).watch(&parameters, &version).map_err(invalid_request(STEP))?;
         let began = Instant::now();
-        let stream = in_time(STEP, PATIENCE, client.request_stream(request)).await?;
+        let stream = self.counted(in_time(STEP, PATIENCE, client.request_stream(request))).await?;
         let mut stream = std::pin::pin!(stream.map_err(|source| Error::of_request(STEP, source))?);
+        self.metrics.watched(self.kind);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -291,6 +307,22 @@ impl Feed {
         }
     }
 
+    /// Counts a request by its answer.
+    async fn counted<T>(
+        &self,
+        answer: impl Future<Output = Result<kube::Result<T>, Error>>,
+    ) -> Result<kube::Result<T>, Error> {
+        let began = Instant::now();
+        let answer = answer.await;
+        let answered = match &answer {
+            Ok(Ok(_)) => Answered::Status(200),
+            Ok(Err(kube::Error::Api(status))) => Answered::Status(status.code),
+            Ok(Err(_)) | Err(_) => Answered::Error,
+        };
+        self.metrics.requested(&self.host, answered, began.elapsed());
+        answer
+    }
+
     /// Takes in a line of a watch.
     async fn take_in(&mut self, line: &[u8]) -> Result<(), Error> {
         let senseless = |source| Error::Answer { step: "watch", source };
@@ -301,6 +333,9 @@ impl Feed {
         }
         let head = head(object).map_err(senseless)?;
         let name = head.object_name();
+        if matches!(&*happened, "ADDED" | "MODIFIED" | "DELETED") {
+            self.metrics.changed(self.kind);
+        }
         match &*happened {
             "ADDED" | "MODIFIED" => drop(self.set(name, object).await?),
             "DELETED" => {
@@ -330,7 +365,8 @@ impl Feed {
             }
             Err(invalid) => {
                 if self.senseless.get(&name) != Some(&invalid) {
-                    let Invalid { object, field, reason } = &invalid;
+                    self.metrics.skipped(Some(self.kind));
+                    let Invalid { object, field, reason, .. } = &invalid;
                     warn!(object, field, reason, "skipped an object");
                     self.senseless.insert(name.clone(), invalid);
                 }
