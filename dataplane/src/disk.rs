@@ -125,6 +125,15 @@ impl Directory {
         self.put(self.draft(content)?, name)
     }
 
+    /// Gives a program this content, whether there is one or not. Processes that run the old one go on; whoever starts it gets the old one or the new.
+    pub fn replace_program(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let path = self.path_of(name)?;
+        // Closed before it has its name: nobody can start a file that is open for writing (ETXTBSY, execve(2)).
+        let closed = self.written(content, 0o755)?.into_temp_path();
+        closed.persist(&path).map_err(|e| Error::System { step: "replace", path, source: e.error })?;
+        self.sync()
+    }
+
     /// Makes a file with this content, unless there is one ([`Error::is_exists`]). Of many that try at once, one succeeds.
     pub fn create_exclusively(&self, name: &str, content: &[u8]) -> Result<(), Error> {
         self.link(&self.draft(content)?, name)
@@ -132,17 +141,20 @@ impl Directory {
 
     /// Writes content that has no name yet.
     pub fn draft(&self, content: &[u8]) -> Result<Draft, Error> {
-        let world_readable = fs::Permissions::from_mode(0o644);
+        Ok(Draft { file: self.written(content, 0o644)? })
+    }
+
+    fn written(&self, content: &[u8], mode: u32) -> Result<NamedTempFile, Error> {
+        let permissions = fs::Permissions::from_mode(mode);
         let write = || -> io::Result<NamedTempFile> {
-            let mut file =
-                Builder::new().prefix(DRAFT).permissions(world_readable).tempfile_in(&self.path)?;
+            let mut file = Builder::new().prefix(DRAFT).permissions(permissions).tempfile_in(&self.path)?;
             file.write_all(content)?;
             if self.durability == Durability::Durable {
                 file.as_file().sync_all()?;
             }
             Ok(file)
         };
-        Ok(Draft { file: write().map_err(self.failed("write a file in"))? })
+        write().map_err(self.failed("write a file in"))
     }
 
     /// Gives a draft a name here, unless the name is taken ([`Error::is_exists`]). It can be given several.

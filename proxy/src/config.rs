@@ -112,6 +112,14 @@ pub struct Config {
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub install_cni: bool,
 
+    /// Installs the CNI plugin into this directory, such as /opt/cni/bin
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// The plugin to install, where it is not the program fairway beside this one
+    #[arg(long, value_name = "FILE", requires = "cni_bin_dir")]
+    pub cni_plugin: Option<PathBuf>,
+
     /// How often to read and compare all rules, for what others changed and the kernel did not tell, such as 10m; 0 for never
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub audit_period: Duration,

@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
@@ -16,7 +16,7 @@ use nix::{
 };
 use proxy::{
     config::{self, Config, DetectLocalMode, RouteMode},
-    conflist::Files,
+    conflist::{self, Files},
     connections::Connections,
     health::{Health, ports::Ports},
     localhost::{Localhost, route_localnet::RouteLocalnet},
@@ -47,7 +47,7 @@ use tracing::{debug, info, warn};
 const EVENTS: usize = 1024;
 
 fn main() -> ExitCode {
-    let (config, notices) = match Config::of(std::env::args_os(), |path| fs::read_to_string(path)) {
+    let (config, notices) = match Config::of(env::args_os(), |path| fs::read_to_string(path)) {
         Ok(read) => read,
         Err(config::Error::CommandLine(error)) => error.exit(),
         Err(error) => {
@@ -117,7 +117,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_flows(backlog.clone());
     let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished)
         .with_metrics(metrics.flows.clone());
-    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
+    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config)?);
     let mut sync = Sync::new(&node_name, services, nodes).with_metrics(metrics.sync.clone());
     let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
@@ -272,7 +272,7 @@ async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationT
 /// Removes what the daemon made on this node, as much of it as it can: first what leads packets and pods to it.
 async fn clean_up(config: &Config) -> anyhow::Result<()> {
     let localhost = RouteLocalnet::new(&config.run_dir).put_back().context("put route_localnet back");
-    let files = files(config).remove().context("remove the files for the CNI plugin");
+    let files = files(config)?.remove().context("remove the files for the CNI plugin");
     let tables = match &localhost {
         Ok(_) => remove_tables().context("remove the nftables tables"),
         Err(_) => Err(anyhow!("the nftables tables stay until then: they keep the network from 127.0.0.1")),
@@ -329,8 +329,14 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn files(config: &Config) -> Files {
-    Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni)
+fn files(config: &Config) -> anyhow::Result<Files> {
+    let files = Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni);
+    let Some(bin_dir) = &config.cni_bin_dir else { return Ok(files) };
+    let plugin = match &config.cni_plugin {
+        Some(plugin) => plugin.clone(),
+        None => env::current_exe().context("find this program's file")?.with_file_name(conflist::PLUGIN),
+    };
+    Ok(files.with_plugin(plugin, bin_dir))
 }
 
 /// Allows as many open files as the system lets us have: each port that we listen on is one. What it starts with is for programs that
