@@ -3,11 +3,14 @@
 pub mod config;
 pub mod conflist;
 pub mod health;
+pub mod kept;
 pub mod listeners;
 pub mod localhost;
 pub mod objects;
 pub mod plan;
+pub mod predecessor;
 pub mod service_port;
+pub mod sole;
 pub mod state;
 pub mod surroundings;
 pub mod sync;

@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 use super::{
     access::{self, Access},
     backoff::Backoff,
+    memory::Memory,
     wire::{Head, Line, Page, Status},
 };
 use crate::{
@@ -44,6 +45,9 @@ const PAGE: u32 = 500;
 
 /// How long a page, or the beginning of a watch, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a page of the first list may take before what was kept is told: most API servers that answer at all do within a tenth of it.
+const SHORT_WHILE: Duration = Duration::from_secs(2);
 
 /// How long a watch may say nothing. The API server sends a bookmark every minute (`defaultBookmarkFrequency` in
 /// apiserver/pkg/storage/cacher/cacher.go); where it sends none, the watch is begun anew, which costs little.
@@ -78,6 +82,10 @@ pub(super) struct Feed {
     senseless: BTreeMap<ObjectName, Invalid>,
     /// As of when all is known; `None`: nothing is listed, or too long ago.
     version: Option<String>,
+    /// Where there is something to tell as long as the API server does not answer.
+    memory: Option<Arc<Memory>>,
+    /// Told when all has been told once; `None`: it was.
+    listed: Option<oneshot::Sender<()>>,
 }
 
 /// Why it does not go on.
@@ -139,12 +147,20 @@ impl Feed {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let (known, senseless) = (HashSet::new(), BTreeMap::new());
-        Self { kind, selection, access, events, known, senseless, version: None }
+        let (version, memory, listed) = (None, None, None);
+        Self { kind, selection, access, events, known, senseless, version, memory, listed }
     }
 
-    /// Follows the kind until nobody listens any more. `listed` is told when all has been told once.
-    pub(super) async fn run(mut self, listed: oneshot::Sender<()>) {
-        let (mut listed, mut backoff) = (Some(listed), Backoff::default());
+    /// The same, but it begins with what was kept where the API server does not answer.
+    pub(super) fn remembering(self, memory: Option<Arc<Memory>>) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Follows the kind until nobody listens any more. `listed` is told when all has been told once, from whatever source, and
+    /// `confirmed` when the API server has told it.
+    pub(super) async fn run(mut self, listed: oneshot::Sender<()>, confirmed: oneshot::Sender<()>) {
+        self.listed = Some(listed);
+        let (mut confirmed, mut backoff) = (Some(confirmed), Backoff::default());
         let mut client = None;
         let mut told = String::new();
         loop {
@@ -155,7 +171,8 @@ impl Feed {
                         told.clear();
                     }
                     backoff.succeeded();
-                    listed.take().map(|listed| listed.send(()));
+                    self.say_listed();
+                    confirmed.take().map(|confirmed| confirmed.send(()));
                     continue;
                 }
                 Err(Error::Unheard) => return,
@@ -166,17 +183,49 @@ impl Feed {
                 continue;
             }
             let mut pause = backoff.failed(RandomState::new().build_hasher().finish());
-            if self.is_unknown_kind(&error) {
-                listed.take().map(|listed| listed.send(()));
-                pause = UNKNOWN_KIND;
-            }
             self.complain(&error, &mut told);
+            if self.is_unknown_kind(&error) {
+                self.say_listed();
+                confirmed.take().map(|confirmed| confirmed.send(()));
+                pause = UNKNOWN_KIND;
+            } else if self.tell_kept().await.is_err() {
+                return;
+            }
             client = None; // certificates may have been exchanged
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.events.closed() => return,
             }
         }
+    }
+
+    fn say_listed(&mut self) {
+        self.listed.take().map(|listed| listed.send(()));
+    }
+
+    /// Tells what was known last, unless all has been told already. What the API server has told so far is newer.
+    async fn tell_kept(&mut self) -> Result<(), Error> {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.listed.is_some()) else { return Ok(()) };
+        let Some(kept) = memory.take(self.kind).await else { return Ok(()) };
+        for object in kept {
+            if self.known.insert(object.name().clone()) {
+                tell(&self.events, Event::set(object)).await?;
+            }
+        }
+        self.say_listed();
+        Ok(())
+    }
+
+    /// Waits for an answer, but tells what was known last if that takes more than a short while.
+    async fn await_patiently<T>(&mut self, answer: impl Future<Output = T>) -> Result<T, Error> {
+        let mut answer = std::pin::pin!(answer);
+        if self.memory.is_some() && self.listed.is_some() {
+            if let Ok(answer) = timeout(SHORT_WHILE, &mut answer).await {
+                return Ok(answer);
+            }
+            self.tell_kept().await?;
+        }
+        Ok(answer.await)
     }
 
     /// Says once why it does not go on, however often it is tried.
@@ -226,7 +275,8 @@ impl Feed {
         };
         loop {
             let request = Request::new(self.path()).list(&parameters).map_err(invalid_request(STEP))?;
-            let text = in_time(STEP, PATIENCE, client.request_text(request)).await?;
+            let answer = in_time(STEP, PATIENCE, client.request_text(request));
+            let text = self.await_patiently(answer).await??;
             let text = match text {
                 // The place to go on from is too old: all of it at once, then.
                 Err(kube::Error::Api(status))
