@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, fs, path::Path, time::Duration};
 
 use fairway_api_double::{Double, Fault, Kind};
 use kube::Client;
@@ -439,10 +439,16 @@ fn what_the_api_server_has_told_is_newer_than_what_was_known_last() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "plays a disk that fails")]
 fn what_was_kept_of_another_cluster_or_is_damaged_is_not_served() {
-    let damage: [fn(&std::path::Path); 2] = [
-        |file| std::fs::write(file, "fairway-state 1\n0123456789abcdef\n{}\n").unwrap(),
-        |file| std::fs::write(file, "").unwrap(),
+    let damage: [fn(&Path); 3] = [
+        |file| fs::write(file, "fairway-state 1\n0123456789abcdef\n{}\n").unwrap(),
+        |file| fs::write(file, "").unwrap(),
+        |file| {
+            let owner = Owner { node: "w1".into(), server: "https://10.0.0.1/".into() };
+            let old = Object::parse(service("old", 80)).unwrap().unwrap();
+            Store::new(file.parent().unwrap().to_str().unwrap(), owner).save(&[old]).unwrap();
+        },
     ];
     for damage in damage {
         run(async {
