@@ -287,7 +287,7 @@ fairway_lab::sandbox_tests! {
     fn what_it_needs_and_does_not_get_is_said_in_one_line() {
         on_a_node(|| {
             for (arguments, words) in [
-                (&[][..], "give --manifests DIR"),
+                (&[][..], "give --kubeconfig FILE or --manifests DIR"),
                 (&["--manifests", "/nowhere"][..], "watch manifests in /nowhere: No such file or directory"),
             ] {
                 let output = program().args(arguments).output().unwrap();
