@@ -39,7 +39,8 @@ struct Blob {
 
 impl Blob {
     fn of(content: Vec<u8>) -> Self {
-        let hash = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash =
+            Sha256::digest(&content).iter().fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
         Self { hash, content }
     }
 
@@ -81,8 +82,8 @@ impl Image {
         }));
         let mut entry = manifest.descriptor("manifest.v1+json");
         // What containerd, and what others take the name from.
-        entry["annotations"] =
-            json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
+        let names = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
+        entry.as_object_mut().map(|entry| entry.insert("annotations".to_owned(), names));
         let index = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",

@@ -15,9 +15,11 @@ use tracing::Level;
 
 use crate::{service_port::Family, watch::kubernetes::Access};
 
+pub mod changed;
 mod conntrack;
 pub mod file;
 mod unused;
+pub mod written;
 
 #[cfg(test)]
 mod tests;
@@ -128,6 +130,10 @@ pub struct Config {
     #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
     pub run_dir: PathBuf,
 
+    /// Where the last known state is kept, for a start while the API server cannot be reached; empty for nowhere
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
+    pub state_dir: String,
+
     /// Where the container runtime looks for CNI configuration
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
@@ -159,6 +165,10 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub init_only: bool,
+
+    /// Writes the configuration that is in force to this file, as kube-proxy's configuration file has it, and exits
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
 
     /// Removes all that Fairway made on this node but its pods, and exits
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]

@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 
 use self::choice::{Candidate, Place};
 use crate::{
-    objects::{EndpointSlice, Node, ObjectName, Port, Service, ServiceCidr},
+    objects::{EndpointSlice, Node, Object, ObjectName, Port, Service, ServiceCidr},
     service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
     watch::{Change, Event},
@@ -146,7 +146,7 @@ impl State {
                 }
                 touched.surroundings = was != self.surroundings();
             }
-            Event::Listed => {}
+            Event::Listed | Event::Confirmed => {}
         }
         touched
     }
@@ -246,6 +246,15 @@ impl State {
     /// All nodes, this one among them.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// Everything that it has been told and that matters, in no order.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let services = self.services.values().cloned().map(Object::Service);
+        let slices = self.slices.values().flatten().cloned().map(Object::EndpointSlice);
+        let nodes = self.nodes.values().cloned().map(Object::Node);
+        let cidrs = self.service_cidrs.values().cloned().map(Object::ServiceCidr);
+        services.chain(slices).chain(nodes).chain(cidrs)
     }
 
     /// This node's surroundings.

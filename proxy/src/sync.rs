@@ -23,6 +23,7 @@ use self::{
     pace::{Outcome, Pace},
 };
 use crate::{
+    kept::keeper::Turns,
     metrics::SyncMetrics,
     objects::Note,
     service_port::{Family, ServicePort, ServicePortName},
@@ -97,6 +98,8 @@ pub struct Sync<S, N> {
     services: S,
     nodes: N,
     followers: Followers,
+    /// None: what is known is not kept for the next start.
+    turns: Option<Turns>,
     /// What the next commit is about.
     touched: Touched,
     pace: Pace,
@@ -117,6 +120,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             services,
             nodes,
             followers: Followers::default(),
+            turns: None,
             touched,
             pace: Pace::default(),
             nodes_again_at: None,
@@ -133,13 +137,26 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         self
     }
 
+    /// The same, but what is known is kept now and then.
+    #[must_use]
+    pub fn keeping(self, turns: Turns) -> Self {
+        Self { turns: Some(turns), ..self }
+    }
+
     /// Those who act on what has been committed.
     pub fn followers(&mut self) -> &mut Followers {
         &mut self.followers
     }
 
     /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
+    pub async fn run(mut self, events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
+        self.follow(events, cancelled).await;
+        if let Some(turns) = self.turns {
+            turns.keep_last(&self.state).await;
+        }
+    }
+
+    async fn follow(&mut self, mut events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
         let mut is_listed = false;
         let mut is_due = false;
         let mut again_at: Option<Instant> = None;
@@ -158,6 +175,12 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     self.touched.nodes = true;
                     None
                 }
+                () = at(self.turns.as_ref().and_then(Turns::due)) => {
+                    if let Some(turns) = &mut self.turns {
+                        turns.keep(&self.state, Instant::now());
+                    }
+                    continue;
+                }
                 () = self.services.disturbed(), if is_listed => {
                     is_due |= !self.services.repair();
                     None
@@ -169,10 +192,17 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     (is_listed, is_due) = (true, true);
                 }
                 complain_of_oddities(&event);
-                let kind = event.kind();
+                let (kind, is_confirmed) = (event.kind(), event == Event::Confirmed);
                 let touched = self.state.apply(event);
                 if !touched.is_empty() {
                     self.followers.changed(kind);
+                }
+                if let Some(turns) = &mut self.turns {
+                    match (is_confirmed, touched.is_empty()) {
+                        (true, _) => turns.confirmed(Instant::now()),
+                        (false, false) => turns.changed(Instant::now()),
+                        (false, true) => {}
+                    }
                 }
                 self.touched.extend(touched);
             }

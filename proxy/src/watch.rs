@@ -1,6 +1,6 @@
 //! Where the state's news comes from: one event for each object that changed, over a bounded channel.
 //!
-//! Every source says [`Event::Listed`] once it has told everything that was there when it began, and nothing is
+//! Every source says [`Event::Listed`] once it has told everything that was there when it began, or last time, and nothing is
 //! committed before that. It never repeats an object that is as it was.
 
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub enum Event {
     ServiceCidr(Change<ServiceCidr>),
     /// Everything has been told once.
     Listed,
+    /// Everything has been told by the API server itself, so that it is worth to be kept for a start without it.
+    Confirmed,
 }
 
 /// What happened to an object.
@@ -42,7 +44,7 @@ impl Event {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Node(_) => Kind::Node,
             Self::ServiceCidr(_) => Kind::ServiceCidr,
-            Self::Listed => return None,
+            Self::Listed | Self::Confirmed => return None,
         })
     }
 

@@ -18,6 +18,7 @@ use std::{
 use dataplane::{
     nft::{Key, Socket},
     packet::{Family, Protocol},
+    rtnl::Kernel,
 };
 use fairway_api_double::{Double, Server, Tls};
 use fairway_lab::{binaries, host::Host, wait};
@@ -39,6 +40,10 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let kernel = Kernel::open().unwrap();
+            kernel.set_up(kernel.link("lo").await.unwrap().index, true).await.unwrap();
+        });
         let mut node =
             Self { double: Double::default(), runtime, server: None, tls: Tls::new().unwrap(), daemon: None };
         node.serve("127.0.0.1:0".parse().unwrap());

@@ -17,6 +17,7 @@ mod diff;
 mod doubt;
 mod encode;
 mod fake;
+pub mod foreign;
 mod held;
 mod jhash;
 mod monitor;

@@ -35,8 +35,8 @@ pub struct Followers {
     node_ips: watch::Sender<Vec<IpAddr>>,
     /// Services whose health check may be different since the last commit.
     checks: BTreeSet<ObjectName>,
-    /// None: nobody waits for the first commit, or it was made.
-    first_commit: Option<oneshot::Sender<()>>,
+    /// Who waits for the first commit; nobody any more once it was made.
+    first_commit: Vec<oneshot::Sender<()>>,
     /// None: nobody follows them.
     node_ports: Option<Arc<NodePorts>>,
     /// Those of IPv6 that may be different since the last commit.
@@ -53,7 +53,7 @@ impl Default for Followers {
             health: Arc::default(),
             node_ips: watch::Sender::new(Vec::new()),
             checks: BTreeSet::new(),
-            first_commit: None,
+            first_commit: Vec::new(),
             node_ports: None,
             relays: BTreeMap::new(),
             metrics: SyncMetrics::default(),
@@ -77,7 +77,7 @@ impl Followers {
     /// Hears of the first commit.
     pub fn first_commit(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.first_commit = Some(sender);
+        self.first_commit.push(sender);
         receiver
     }
 
@@ -133,7 +133,7 @@ impl Followers {
     pub(super) fn tell(&mut self, state: &State) {
         self.health.served();
         self.health.set_node_eligible(state.is_node_eligible());
-        if let Some(waiting) = self.first_commit.take() {
+        for waiting in self.first_commit.drain(..) {
             let _ = waiting.send(()); // or nobody waits any more
         }
         self.node_ips.send_if_modified(|known| {

@@ -73,6 +73,15 @@ impl Access {
         self.kubeconfig.as_deref()
     }
 
+    /// The API server's URL; empty where only a client is given.
+    pub async fn server(&self) -> Result<String, Error> {
+        match (&self.given, &self.master) {
+            (Some(_), _) => Ok(String::new()),
+            (None, Some(url)) => Ok(url.clone()),
+            (None, None) => Ok(self.config().await?.cluster_url.to_string()),
+        }
+    }
+
     /// Makes a client. It connects when it is first used.
     pub async fn client(&self) -> Result<Client, Error> {
         Ok(self.client_and_host().await?.0)
