@@ -1,6 +1,6 @@
 //! What is applied to a cluster: `conf/*.yaml`, read as strictly as an API server reads it, and compared with what the daemon is.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -50,7 +50,8 @@ fn every_blob_has_the_name_and_the_size_that_it_is_found_by() {
 
     assert_eq!(blobs.len(), named.len());
     for (path, (_, content)) in blobs {
-        let hash: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash =
+            Sha256::digest(content).iter().fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
         assert_eq!(*path, format!("blobs/sha256/{hash}"));
         let descriptor = named.iter().find(|descriptor| path_of(descriptor) == *path).unwrap();
         assert_eq!(descriptor["size"], content.len());
