@@ -28,7 +28,7 @@ use tokio::runtime;
 /// Where kubelet mounts what a pod is to the API server.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Where the ConfigMap is mounted: in a place that each host has for itself.
+/// Where the `ConfigMap` is mounted: in a place that each host has for itself.
 const CONFIG: &str = "/run/lab/kube-proxy";
 
 const TOKEN: &str = "of fairway";
@@ -47,7 +47,7 @@ fn container() -> Value {
 
 /// A shell's words that leave whoever runs after them as little as a container runtime does.
 fn confined(capabilities: &[String]) -> String {
-    let added: String = capabilities.iter().map(|name| format!(",+{}", name.to_lowercase())).collect();
+    let added = capabilities.iter().fold(String::new(), |added, name| added + ",+" + &name.to_lowercase());
     format!(
         "set -e
         mount --bind /proc/sys /proc/sys
