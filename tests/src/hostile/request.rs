@@ -76,12 +76,23 @@ pub(super) fn is_an_error(printed: &str) {
 fn is_printed_and_read_again(result: &AddResult) {
     for version in SpecVersion::ALL.into_iter().filter(|version| !version.is_of_addresses_only()) {
         let printed = result.to_json(version);
-        let read = serde_json::from_str(&printed).and_then(AddResult::parse);
-        match read {
-            Ok(read) if version == SpecVersion::V1_1_0 => assert_eq!(read, *result, "{printed}"),
+        let value: Value = serde_json::from_str(&printed).unwrap_or_default();
+        let is_whole = version == SpecVersion::V1_1_0 && is_exact(&value);
+        match AddResult::parse(value) {
+            Ok(read) if is_whole => assert_eq!(read, *result, "{printed}"),
             Ok(read) => assert_eq!(read.ips, result.ips, "{printed}"),
             Err(error) => panic!("{error}: {printed}"),
         }
+    }
+}
+
+/// Other numbers than integers may be read a little off. No key that the specification knows has one.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => !number.is_f64(),
+        Value::Array(list) => list.iter().all(is_exact),
+        Value::Object(map) => map.values().all(is_exact),
+        _ => true,
     }
 }
 
