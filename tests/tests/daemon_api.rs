@@ -194,7 +194,7 @@ fairway_lab::sandbox_tests! {
             serves(81, true);
 
             let address = node.address();
-            node.server = None;
+            node.runtime.block_on(node.server.take().unwrap().stop());
             node.double.delete(fairway_api_double::Kind::Service, "shop", "s81");
             node.double.compact();
             node.put_service(82);

@@ -184,8 +184,7 @@ fn what_the_daemon_writes_is_the_node_s_own() {
         .collect();
 
     let (config, _) = config(daemon(pod));
-    let written =
-        [config.run_dir, config.cni_conf_dir, config.cni_bin_dir.unwrap(), "/var/lib/fairway".into()];
+    let written = [config.run_dir, config.cni_conf_dir, config.cni_bin_dir.unwrap(), config.state_dir.into()];
     assert_eq!(mounted, written.into());
 }
 
