@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -75,6 +75,8 @@ pub enum Durability {
 pub struct Directory {
     path: PathBuf,
     durability: Durability,
+    /// Permissions of new files.
+    mode: u32,
 }
 
 /// Content that is written but has no name yet. It goes with this value unless it gets one.
@@ -92,7 +94,13 @@ pub struct Lock {
 impl Directory {
     /// Names a directory, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>, durability: Durability) -> Self {
-        Self { path: path.into(), durability }
+        Self { path: path.into(), durability, mode: 0o644 }
+    }
+
+    /// The same, but what is written from now on is for its owner alone to read.
+    #[must_use]
+    pub fn for_owner_only(self) -> Self {
+        Self { mode: 0o600, ..self }
     }
 
     /// Makes the directory, and those above it, where they are missing.
@@ -102,7 +110,7 @@ impl Directory {
 
     /// Names a directory in this one.
     pub fn directory(&self, name: &str) -> Result<Self, Error> {
-        Ok(Self { path: self.path_of(name)?, durability: self.durability })
+        Ok(Self { path: self.path_of(name)?, ..*self })
     }
 
     /// Where it is.
@@ -125,6 +133,15 @@ impl Directory {
         self.put(self.draft(content)?, name)
     }
 
+    /// Gives a program this content, whether there is one or not. Processes that run the old one go on; whoever starts it gets the old one or the new.
+    pub fn replace_program(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let path = self.path_of(name)?;
+        // Closed before it has its name: nobody can start a file that is open for writing (ETXTBSY, execve(2)).
+        let closed = self.written(content, 0o755)?.into_temp_path();
+        closed.persist(&path).map_err(|e| Error::System { step: "replace", path, source: e.error })?;
+        self.sync()
+    }
+
     /// Makes a file with this content, unless there is one ([`Error::is_exists`]). Of many that try at once, one succeeds.
     pub fn create_exclusively(&self, name: &str, content: &[u8]) -> Result<(), Error> {
         self.link(&self.draft(content)?, name)
@@ -132,17 +149,20 @@ impl Directory {
 
     /// Writes content that has no name yet.
     pub fn draft(&self, content: &[u8]) -> Result<Draft, Error> {
-        let world_readable = fs::Permissions::from_mode(0o644);
+        Ok(Draft { file: self.written(content, self.mode)? })
+    }
+
+    fn written(&self, content: &[u8], mode: u32) -> Result<NamedTempFile, Error> {
+        let permissions = fs::Permissions::from_mode(mode);
         let write = || -> io::Result<NamedTempFile> {
-            let mut file =
-                Builder::new().prefix(DRAFT).permissions(world_readable).tempfile_in(&self.path)?;
+            let mut file = Builder::new().prefix(DRAFT).permissions(permissions).tempfile_in(&self.path)?;
             file.write_all(content)?;
             if self.durability == Durability::Durable {
                 file.as_file().sync_all()?;
             }
             Ok(file)
         };
-        Ok(Draft { file: write().map_err(self.failed("write a file in"))? })
+        write().map_err(self.failed("write a file in"))
     }
 
     /// Gives a draft a name here, unless the name is taken ([`Error::is_exists`]). It can be given several.
@@ -250,12 +270,28 @@ impl Directory {
 
     /// Waits until no other process holds the lock of that name, and holds it.
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
-        let path = self.path_of(name)?;
-        let failed = |source| Error::System { step: "lock", path: path.clone(), source };
-        let open = File::options().create(true).truncate(false).write(true).custom_flags(NO_LINK).open(&path);
-        let file = open.map_err(failed)?;
-        file.lock().map_err(failed)?;
+        let (path, file) = self.open_lock(name)?;
+        file.lock().map_err(|source| Error::System { step: "lock", path, source })?;
         Ok(Lock { _file: file })
+    }
+
+    /// Holds the lock of that name, unless another process does.
+    pub fn try_lock(&self, name: &str) -> Result<Option<Lock>, Error> {
+        let (path, file) = self.open_lock(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::System { step: "lock", path, source }),
+        }
+    }
+
+    fn open_lock(&self, name: &str) -> Result<(PathBuf, File), Error> {
+        let path = self.path_of(name)?;
+        let open = File::options().create(true).truncate(false).write(true).custom_flags(NO_LINK).open(&path);
+        match open {
+            Ok(file) => Ok((path, file)),
+            Err(source) => Err(Error::System { step: "lock", path, source }),
+        }
     }
 
     fn path_of(&self, name: &str) -> Result<PathBuf, Error> {

@@ -5,7 +5,9 @@
 //! A program that was started by itself takes those that lie beside it.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -47,6 +49,9 @@ pub enum Error {
         /// Where it was looked for.
         directory: PathBuf,
     },
+    /// What is to be built anew needs cargo.
+    #[error("build the programs: this program must be run by cargo")]
+    NoCargo,
     /// Cargo built them, but did not say where.
     #[error("find {0} among what cargo built")]
     Missing(&'static str),
@@ -66,8 +71,11 @@ fn find() -> Result<Binaries, Error> {
     }
 }
 
-/// What makes a plugin that starts quickly: nothing to link and nothing to relocate. docs/decisions/0015
-const PLUGIN_FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
+/// Nothing to link when a program starts.
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+
+/// Nothing to relocate when the plugin starts. docs/decisions/0015
+const AT_A_FIXED_PLACE: &str = "-Crelocation-model=static";
 
 /// Builds the plugin as users install it, small and static; nothing where cargo does not run this program, or runs a build for tests.
 #[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
@@ -75,15 +83,61 @@ pub fn as_installed() -> Result<Option<PathBuf>, Error> {
     let Some(cargo) = env::var_os("CARGO").filter(|_| !cfg!(debug_assertions)) else { return Ok(None) };
     let cargo = PathBuf::from(cargo);
     let mut command = cargo_build(&cargo);
-    // Naming the target, though it is this machine's, keeps the flags off what runs while it is built.
-    let target = format!(
-        "{}-unknown-linux-{}",
-        env::consts::ARCH,
-        if cfg!(target_env = "musl") { "musl" } else { "gnu" }
-    );
-    command.env("RUSTFLAGS", PLUGIN_FLAGS).args(["--profile", "plugin", "--target", &target]);
+    let flags = format!("{STATIC} {AT_A_FIXED_PLACE}");
+    command.env("RUSTFLAGS", flags).args(["--profile", "plugin", "--target", &this_machine()]);
     command.args(["--package", "cni-plugin", "--bin", "fairway"]);
     executable(&output_of(cargo, &mut command)?, "fairway").map(Some)
+}
+
+/// Builds both programs as users install them, small, static and the same wherever the source tree and cargo's home lie: by the same compiler and
+/// C library, the same bytes. It has a target directory of its own, so that other builds do not begin anew after it.
+#[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
+pub fn for_an_image() -> Result<Binaries, Error> {
+    let cargo = PathBuf::from(env::var_os("CARGO").ok_or(Error::NoCargo)?);
+    let cargo_home =
+        env::var_os("CARGO_HOME").map(PathBuf::from).or(env::home_dir().map(|home| home.join(".cargo")));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("image");
+
+    let build = |package, name, profile, more: &[&str]| {
+        let mut command = cargo_build(&cargo);
+        command
+            .args(["--locked", "--profile", profile, "--target", &this_machine(), "--target-dir"])
+            .arg(&target);
+        // By package: without the features that the lab and the tests want of dependencies.
+        command.args(["--package", package, "--bin", name]);
+        let flags = image_flags(more, root, cargo_home.as_deref());
+        command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags);
+        executable(&output_of(cargo.clone(), &mut command)?, name)
+    };
+    Ok(Binaries {
+        fairway: build("cni-plugin", "fairway", "plugin", &[AT_A_FIXED_PLACE])?,
+        fairway_proxy: build("proxy", "fairway-proxy", "dist", &[])?,
+    })
+}
+
+/// Flags for the compiler, as cargo takes them where they may have spaces in them.
+fn image_flags(more: &[&str], root: &Path, cargo_home: Option<&Path>) -> OsString {
+    let mut flags = OsString::from(STATIC);
+    for flag in more {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
+    let places = [(Some(root), "/fairway"), (cargo_home, "/cargo")];
+    for (place, name) in places.into_iter().filter_map(|(place, name)| Some((place?, name))) {
+        flags.push("\x1f--remap-path-prefix=");
+        flags.push(place);
+        flags.push("=");
+        flags.push(name);
+    }
+    flags
+}
+
+/// This machine as cargo names it. Naming it keeps flags off what runs while things are built.
+fn this_machine() -> String {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-unknown-linux-{libc}", env::consts::ARCH)
 }
 
 fn build(cargo: PathBuf) -> Result<Binaries, Error> {
@@ -174,6 +228,23 @@ mod tests {
         let error = beside(&place.path().join("deps/services-1")).unwrap_err().to_string();
 
         assert!(error.starts_with(&format!("no fairway in {}", place.path().display())), "{error}");
+    }
+
+    #[test]
+    fn an_image_does_not_tell_where_it_was_built() {
+        let flags =
+            image_flags(&["-Cx"], Path::new("/home/a b/fairway"), Some(Path::new("/home/a b/.cargo")));
+
+        let flags: Vec<_> = flags.to_str().unwrap().split('\x1f').collect();
+        assert_eq!(
+            flags,
+            [
+                "-Ctarget-feature=+crt-static",
+                "-Cx",
+                "--remap-path-prefix=/home/a b/fairway=/fairway",
+                "--remap-path-prefix=/home/a b/.cargo=/cargo"
+            ]
+        );
     }
 
     #[test]

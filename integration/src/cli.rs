@@ -8,7 +8,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use crate::{bench::Bench, cluster::OUTSIDE, screen::Screen};
+use crate::{bench::Bench, cluster::OUTSIDE, image, screen::Screen};
 
 /// A cluster of network namespaces on this machine, by the real plugin and the real daemon.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Parser)]
@@ -69,6 +69,15 @@ enum Command {
     Down,
     /// Measure what Fairway costs here
     Bench(Bench),
+    /// Build the two programs as nodes run them, and write them as a container image
+    Image {
+        /// Where to; `docker load`, `podman load`, `nerdctl load` and `ctr image import` take it
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// The image's name there
+        #[arg(long, value_name = "NAME", default_value = image::NAME)]
+        name: String,
+    },
     /// What runs inside the sandbox
     #[command(hide = true)]
     Inside(Inside),
@@ -112,6 +121,7 @@ impl Cli {
             Command::Status => commands::status(),
             Command::Down => commands::down(),
             Command::Bench(bench) => bench.run(),
+            Command::Image { output, name } => commands::image(&output, &name),
             Command::Inside(inside) => inside::run(&inside),
         }
     }

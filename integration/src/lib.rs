@@ -14,6 +14,7 @@ pub mod endpoints;
 pub mod harness;
 pub mod holder;
 pub mod host;
+pub mod image;
 pub mod kubelet;
 pub mod lesson;
 pub mod manifest;

@@ -168,20 +168,21 @@ impl LoneNode {
         String::from_utf8_lossy(datagram.get(..length).unwrap_or_default()).into_owned()
     }
 
-    /// Runs the daemon's program once, to remove all that it made.
-    fn clean_up(&self) {
+    /// Ends the daemon, and runs its program once to remove all that it made.
+    fn clean_up(&mut self) {
         let output = self.run_cleanup();
         assert!(output.status.success(), "{output:?}");
     }
 
     /// The same where it cannot, and what it says.
-    fn try_to_clean_up(&self) -> String {
+    fn try_to_clean_up(&mut self) -> String {
         let output = self.run_cleanup();
         assert!(!output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 
-    fn run_cleanup(&self) -> Output {
+    fn run_cleanup(&mut self) -> Output {
+        self.kill_daemon();
         let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
         self.node.run(|| command.arg("--cleanup").output().unwrap()).unwrap()
     }

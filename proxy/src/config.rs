@@ -15,9 +15,11 @@ use tracing::Level;
 
 use crate::{service_port::Family, watch::kubernetes::Access};
 
+pub mod changed;
 mod conntrack;
 pub mod file;
 mod unused;
+pub mod written;
 
 #[cfg(test)]
 mod tests;
@@ -112,6 +114,14 @@ pub struct Config {
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub install_cni: bool,
 
+    /// Installs the CNI plugin into this directory, such as /opt/cni/bin
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// The plugin to install, where it is not the program fairway beside this one
+    #[arg(long, value_name = "FILE", requires = "cni_bin_dir")]
+    pub cni_plugin: Option<PathBuf>,
+
     /// How often to read and compare all rules, for what others changed and the kernel did not tell, such as 10m; 0 for never
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub audit_period: Duration,
@@ -119,6 +129,10 @@ pub struct Config {
     /// Where the CNI plugin finds what it must know of this node
     #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
     pub run_dir: PathBuf,
+
+    /// Where the last known state is kept, for a start while the API server cannot be reached; empty for nowhere
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
+    pub state_dir: String,
 
     /// Where the container runtime looks for CNI configuration
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
@@ -151,6 +165,10 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub init_only: bool,
+
+    /// Writes the configuration that is in force to this file, as kube-proxy's configuration file has it, and exits
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
 
     /// Removes all that Fairway made on this node but its pods, and exits
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true")]

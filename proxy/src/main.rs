@@ -1,10 +1,11 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
+    disk::{Directory, Durability},
     nft::{self, LinkName},
     packet::{Family, Protocol},
     process, rtnl, sysctl,
@@ -15,11 +16,19 @@ use nix::{
     unistd::Pid,
 };
 use proxy::{
-    config::{self, Config, DetectLocalMode, RouteMode},
-    conflist::Files,
+    config::{self, Config, DetectLocalMode, RouteMode, changed::Watched},
+    conflist::{self, Files},
+    connections::Connections,
     health::{Health, ports::Ports},
+    kept::{
+        Owner,
+        keeper::{Keeper, keep_in},
+        store::{self, Store},
+    },
     localhost::{Localhost, route_localnet::RouteLocalnet},
+    metrics::Metrics,
     plan::{self, LocalPods, Settings},
+    predecessor, sole,
     sync::{
         Sync,
         flows::{Backlog, Flows},
@@ -34,18 +43,21 @@ use proxy::{
 };
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
 
 fn main() -> ExitCode {
-    let (config, notices) = match Config::of(std::env::args_os(), |path| fs::read_to_string(path)) {
+    let mut file = None;
+    let read = |path: &Path| fs::read_to_string(path).inspect(|text| file = Some(text.clone()));
+    let (config, notices) = match Config::of(env::args_os(), read) {
         Ok(read) => read,
         Err(config::Error::CommandLine(error)) => error.exit(),
         Err(error) => {
@@ -67,7 +79,7 @@ fn main() -> ExitCode {
         .build()
         .context("start the runtime")
         .and_then(|runtime| {
-            let done = runtime.block_on(do_what_is_asked(&config));
+            let done = runtime.block_on(do_what_is_asked(&config, file));
             runtime.shutdown_background(); // a long file or a long list of flows that is being read holds up nobody
             done
         });
@@ -80,29 +92,39 @@ fn main() -> ExitCode {
     }
 }
 
-async fn do_what_is_asked(config: &Config) -> anyhow::Result<()> {
-    if config.cleanup {
+/// `file` is what the configuration file says, where one is named.
+async fn do_what_is_asked(config: &Config, file: Option<String>) -> anyhow::Result<()> {
+    if let Some(path) = &config.write_config_to {
+        write_config(config, path)
+    } else if config.cleanup {
         clean_up(config).await
     } else if config.init_only {
         track(config).map(drop)
     } else {
-        run(config).await
+        run(config, file).await
     }
 }
 
 /// Serves until a signal comes or something essential ends. Rules and routes stay.
-async fn run(config: &Config) -> anyhow::Result<()> {
+async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
-    let source = Source::of(config, &node_name).await?;
+    let families = families();
+    let metrics = Arc::new(Metrics::new(&families));
+    let store = store(config, &node_name).await?;
+    let source = Source::of(config, &node_name, &metrics, store.clone()).await?;
+    let file = config.config.as_ref().zip(file).map(|(path, text)| Watched::new(path, text));
+    let file = file.transpose().context("watch the configuration file")?;
+    let _sole = sole::wait(&config.run_dir).await?;
     let tracked = track(config)?;
-    let (socket, families) = (nft::Socket::open()?, families());
+    let socket = nft::Socket::open()?;
     let monitor = nft::Monitor::open(&socket)?;
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
     let touched = Arc::default();
-    let repair = repair.telling_of_host_ports(Arc::clone(&touched));
-    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?;
+    let repair = repair.telling_of_host_ports(Arc::clone(&touched)).with_metrics(metrics.repair.clone());
+    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?
+        .with_metrics(metrics.repair.clone());
     let backlog = Backlog::default();
     // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
     let guard_localhost = !config.localhost_node_ports && !is_route_localnet_put_back(config);
@@ -110,18 +132,25 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .with_repair(repair)
         .with_pruning(nft::Socket::open()?)
         .with_flows(backlog.clone());
-    let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished);
-    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config));
-    let mut sync = Sync::new(&node_name, services, nodes);
+    let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished)
+        .with_metrics(metrics.flows.clone());
+    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config)?);
+    let mut sync = Sync::new(&node_name, services, nodes).with_metrics(metrics.sync.clone());
+    let keeper: Option<Keeper>;
+    (sync, keeper) = match store.map(keep_in) {
+        Some((turns, keeper)) => (sync.keeping(turns), Some(keeper)),
+        None => (sync, None),
+    };
     let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?;
-    let webs = webs(config, &sync.followers().health());
+    let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
+    let (start, first_commit) = (predecessor::start()?, sync.followers().first_commit());
     let (sender, events) = mpsc::channel(EVENTS);
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     let cancelled = CancellationToken::new();
@@ -142,12 +171,26 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         let stop = cancelled.clone();
         tasks.spawn(async move { Ok(web.run(stop).await?) });
     }
+    if let Some(keeper) = keeper {
+        tasks.spawn(async move {
+            keeper.run().await; // until the sync has ended
+            Ok(())
+        });
+    }
     if let Some(localhost) = localhost {
         let stop = cancelled.clone();
         tasks.spawn(async move {
             localhost.run(stop).await;
             Ok(())
         });
+    }
+    let stop = cancelled.clone();
+    tasks.spawn(async move {
+        predecessor::take_over(start, first_commit, stop).await;
+        Ok(())
+    });
+    if let Some(file) = file {
+        tasks.spawn(await_change(file, cancelled.clone()));
     }
     let stop = cancelled.clone();
     tasks.spawn(async move {
@@ -159,16 +202,33 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         host_ports.run(stop).await;
         Ok(())
     });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
-            _ = interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
-        }
-        Ok(())
-    });
+    tasks.spawn(await_signal(terminate, interrupt, cancelled.clone()));
     drain(tasks, &cancelled).await
+}
+
+/// Ends when the system or somebody asks for it.
+async fn await_signal(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
+        _ = interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
+    }
+    Ok(())
+}
+
+/// Ends with an error when the configuration file says something else, as kube-proxy does: whoever started the daemon starts it again.
+async fn await_change(file: Watched, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        changed = file.changed() => {
+            changed.context("watch the configuration file")?;
+            bail!("the configuration file has changed: start again to follow it; rules and routes stay")
+        }
+    }
 }
 
 /// Where services, endpoints and nodes come from.
@@ -179,13 +239,23 @@ enum Source {
 
 impl Source {
     /// Begins to watch manifests, or looks whether the way to the API server makes sense.
-    async fn of(config: &Config, node_name: &str) -> anyhow::Result<Self> {
+    async fn of(
+        config: &Config,
+        node_name: &str,
+        metrics: &Metrics,
+        store: Option<Store>,
+    ) -> anyhow::Result<Self> {
         if let Some(manifests) = &config.manifests {
-            return Ok(Self::Manifests(Manifests::watch(manifests)?));
+            let manifests = Manifests::watch(manifests)?.with_metrics(metrics.source.clone());
+            return Ok(Self::Manifests(manifests));
         }
         let access = config.access();
         access.client().await?;
-        let all = Kubernetes::new(access);
+        let all = Kubernetes::new(access).with_metrics(metrics.source.clone());
+        let all = match store {
+            Some(store) => all.remembering(store),
+            None => all,
+        };
         Ok(Self::Kubernetes(match config.routes {
             RouteMode::None => all.with_own_node_only(node_name),
             RouteMode::Auto | RouteMode::Direct => all,
@@ -199,6 +269,15 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Where the last known state is kept. Manifests are on disk themselves.
+async fn store(config: &Config, node_name: &str) -> anyhow::Result<Option<Store>> {
+    if config.manifests.is_some() || config.state_dir.is_empty() {
+        return Ok(None);
+    }
+    let owner = Owner { node: node_name.to_owned(), server: config.access().server().await? };
+    Ok(Some(Store::new(&config.state_dir, owner)))
 }
 
 /// Sets how the kernel tracks connections.
@@ -216,10 +295,18 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
 }
 
 /// What the daemon says of itself, where it is to.
-fn webs(config: &Config, health: &Arc<Health>) -> Vec<Web> {
-    let health_page = config.healthz_bind_address.0.map(|address| Web::health(address, Arc::clone(health)));
-    let status = config.metrics_bind_address.0.map(|address| Web::status(address, Arc::clone(health)));
-    health_page.into_iter().chain(status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
+fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>, families: &[Family]) -> Vec<Web> {
+    let shared = || (Arc::clone(health), Arc::clone(metrics));
+    let (for_health, for_status) = (config.healthz_bind_address.0, config.metrics_bind_address.0);
+    let for_health = for_health.map(|address| {
+        let (health, metrics) = shared();
+        Web::health(address, health, metrics)
+    });
+    let for_status = for_status.map(|address| {
+        let (health, metrics) = shared();
+        Web::status(address, health, metrics, Connections::new(families, &settings(config)))
+    });
+    for_health.into_iter().chain(for_status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }
 
 /// What serves node ports on localhost, if that is wanted.
@@ -254,17 +341,39 @@ async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationT
     result
 }
 
+/// Writes what is in force as a configuration file.
+fn write_config(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let (yaml, notices) = config::written::write(config)?;
+    for config::Notice { subject, reason } in notices {
+        warn!(subject, reason, "configuration");
+    }
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} names no file", path.display()))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Directory::new(directory, Durability::Volatile).replace(name, yaml.as_bytes())?;
+    info!(file = %path.display(), "wrote the configuration");
+    Ok(())
+}
+
 /// Removes what the daemon made on this node, as much of it as it can: first what leads packets and pods to it.
 async fn clean_up(config: &Config) -> anyhow::Result<()> {
+    let Some(_sole) = sole::at_once(&config.run_dir)? else {
+        bail!("a daemon runs on this node, and would make all of it again: stop it first");
+    };
     let localhost = RouteLocalnet::new(&config.run_dir).put_back().context("put route_localnet back");
-    let files = files(config).remove().context("remove the files for the CNI plugin");
+    let files = files(config)?.remove().context("remove the files for the CNI plugin");
     let tables = match &localhost {
         Ok(_) => remove_tables().context("remove the nftables tables"),
         Err(_) => Err(anyhow!("the nftables tables stay until then: they keep the network from 127.0.0.1")),
     };
     let routes = async { nodes::remove_routes(&rtnl::Kernel::open()?).await };
     let routes = routes.await.context("remove the routes to other nodes");
-    let failed: Vec<String> = [localhost.map(drop), files, tables, routes.map(drop)]
+    let predecessor = predecessor::remove_and_tell().context("remove what kube-proxy left");
+    let state = if config.state_dir.is_empty() { Ok(()) } else { store::remove(&config.state_dir) };
+    let state = state.context("remove what was kept for a start without the API server");
+    let failed: Vec<String> = [localhost.map(drop), files, tables, routes.map(drop), state, predecessor]
         .into_iter()
         .filter_map(|step| step.err().map(|error| format!("{error:#}")))
         .collect();
@@ -314,8 +423,14 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn files(config: &Config) -> Files {
-    Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni)
+fn files(config: &Config) -> anyhow::Result<Files> {
+    let files = Files::new(&config.run_dir, &config.cni_conf_dir, config.install_cni);
+    let Some(bin_dir) = &config.cni_bin_dir else { return Ok(files) };
+    let plugin = match &config.cni_plugin {
+        Some(plugin) => plugin.clone(),
+        None => env::current_exe().context("find this program's file")?.with_file_name(conflist::PLUGIN),
+    };
+    Ok(files.with_plugin(plugin, bin_dir))
 }
 
 /// Allows as many open files as the system lets us have: each port that we listen on is one. What it starts with is for programs that
@@ -329,10 +444,13 @@ fn allow_open_files() {
 }
 
 fn log_to_stderr(config: &Config) {
-    tracing_subscriber::fmt()
-        .with_max_level(config.log_level())
+    // What the way to the API server has to say, its user says, once: see `watch::kubernetes`.
+    let level = config.log_level();
+    let ours = filter_fn(move |of| *of.level() <= level && !of.target().starts_with("kube_client"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .init();
+        .with_filter(ours);
+    tracing_subscriber::registry().with(lines).init();
 }

@@ -20,6 +20,7 @@
 //! that can fail.
 
 mod affinity;
+pub mod counting;
 mod external;
 mod family;
 pub mod flows;

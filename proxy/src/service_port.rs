@@ -52,7 +52,9 @@ impl Endpoint {
 }
 
 /// Which endpoints traffic of some kind may be sent to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum TrafficPolicy {
     /// All of them.
     #[default]
@@ -62,7 +64,9 @@ pub enum TrafficPolicy {
 }
 
 /// How an endpoint is chosen for a new connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Balancing {
     /// Each in turn.
     #[default]

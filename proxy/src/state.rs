@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     sync::Arc,
 };
 
@@ -14,7 +15,7 @@ use ipnetwork::IpNetwork;
 
 use self::choice::{Candidate, Place};
 use crate::{
-    objects::{EndpointSlice, Node, ObjectName, Port, Service, ServiceCidr},
+    objects::{EndpointSlice, Node, Object, ObjectName, Port, Service, ServiceCidr},
     service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
     watch::{Change, Event},
@@ -40,6 +41,8 @@ pub struct State {
     service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
     /// How many services are to be served.
     served: usize,
+    /// How many endpoints the slices have.
+    endpoints: usize,
 }
 
 /// What events make worth planning again.
@@ -51,6 +54,8 @@ pub struct Touched {
     pub nodes: bool,
     /// Whether this node's surroundings are.
     pub surroundings: bool,
+    /// When what changed in slices began to be so, for those that say it, in microseconds since 1970.
+    pub triggers: Vec<NonZeroU64>,
 }
 
 impl Touched {
@@ -87,6 +92,7 @@ impl Touched {
         self.services.extend(other.services);
         self.nodes |= other.nodes;
         self.surroundings |= other.surroundings;
+        self.triggers.extend(other.triggers);
     }
 
     fn add_service(&mut self, service: &Arc<Service>, family: Option<Family>) {
@@ -107,6 +113,7 @@ impl State {
             nodes: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
             served: 0,
+            endpoints: 0,
         }
     }
 
@@ -139,7 +146,7 @@ impl State {
                 }
                 touched.surroundings = was != self.surroundings();
             }
-            Event::Listed => {}
+            Event::Listed | Event::Confirmed => {}
         }
         touched
     }
@@ -171,6 +178,10 @@ impl State {
         }
         self.remove_slice(&slice.name, touched);
         self.touch(&owner, slice.family, touched);
+        if !touched.services.is_empty() {
+            touched.triggers.extend(slice.triggered.0);
+        }
+        self.endpoints += slice.endpoints.len();
         self.owners.insert(slice.name.clone(), Arc::clone(&owner.name));
         let slices = self.slices.entry(owner).or_insert_with(|| Vec::with_capacity(1));
         let place = slices.partition_point(|known| known.name < slice.name);
@@ -182,6 +193,7 @@ impl State {
         let owner = ObjectName { namespace: name.namespace.clone(), name: owner };
         let Some(slices) = self.slices.get_mut(&owner) else { return };
         let removed = slices.iter().position(|known| known.name == *name).map(|place| slices.remove(place));
+        self.endpoints -= removed.as_ref().map_or(0, |slice| slice.endpoints.len());
         if slices.is_empty() {
             self.slices.remove(&owner);
         }
@@ -221,9 +233,28 @@ impl State {
         self.served
     }
 
+    /// The number of endpoints, whether they may be chosen or not.
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints
+    }
+
+    /// The number of nodes, this one among them.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// All nodes, this one among them.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// Everything that it has been told and that matters, in no order.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let services = self.services.values().cloned().map(Object::Service);
+        let slices = self.slices.values().flatten().cloned().map(Object::EndpointSlice);
+        let nodes = self.nodes.values().cloned().map(Object::Node);
+        let cidrs = self.service_cidrs.values().cloned().map(Object::ServiceCidr);
+        services.chain(slices).chain(nodes).chain(cidrs)
     }
 
     /// This node's surroundings.

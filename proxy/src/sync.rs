@@ -23,6 +23,8 @@ use self::{
     pace::{Outcome, Pace},
 };
 use crate::{
+    kept::keeper::Turns,
+    metrics::SyncMetrics,
     objects::Note,
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
@@ -37,6 +39,7 @@ pub mod pace;
 pub mod repair;
 pub mod services;
 pub mod sysctls;
+pub mod without_local;
 
 #[cfg(test)]
 mod tests;
@@ -73,6 +76,8 @@ pub trait Services {
 pub struct Committed {
     /// Elements added and removed.
     pub elements: usize,
+    /// Whether all was planned or compared for it, rather than what had changed.
+    pub is_full: bool,
     /// Whether something is left that may only go in a later commit, such as what packets in flight may still look up.
     pub is_unfinished: bool,
 }
@@ -93,6 +98,8 @@ pub struct Sync<S, N> {
     services: S,
     nodes: N,
     followers: Followers,
+    /// None: what is known is not kept for the next start.
+    turns: Option<Turns>,
     /// What the next commit is about.
     touched: Touched,
     pace: Pace,
@@ -113,6 +120,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             services,
             nodes,
             followers: Followers::default(),
+            turns: None,
             touched,
             pace: Pace::default(),
             nodes_again_at: None,
@@ -122,13 +130,33 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         }
     }
 
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: SyncMetrics) -> Self {
+        self.followers.metrics = metrics;
+        self
+    }
+
+    /// The same, but what is known is kept now and then.
+    #[must_use]
+    pub fn keeping(self, turns: Turns) -> Self {
+        Self { turns: Some(turns), ..self }
+    }
+
     /// Those who act on what has been committed.
     pub fn followers(&mut self) -> &mut Followers {
         &mut self.followers
     }
 
     /// Follows the events until cancelled, or until their source has ended. What the kernel holds by then stays.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
+    pub async fn run(mut self, events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
+        self.follow(events, cancelled).await;
+        if let Some(turns) = self.turns {
+            turns.keep_last(&self.state).await;
+        }
+    }
+
+    async fn follow(&mut self, mut events: mpsc::Receiver<Event>, cancelled: CancellationToken) {
         let mut is_listed = false;
         let mut is_due = false;
         let mut again_at: Option<Instant> = None;
@@ -147,6 +175,12 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     self.touched.nodes = true;
                     None
                 }
+                () = at(self.turns.as_ref().and_then(Turns::due)) => {
+                    if let Some(turns) = &mut self.turns {
+                        turns.keep(&self.state, Instant::now());
+                    }
+                    continue;
+                }
                 () = self.services.disturbed(), if is_listed => {
                     is_due |= !self.services.repair();
                     None
@@ -158,7 +192,19 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     (is_listed, is_due) = (true, true);
                 }
                 complain_of_oddities(&event);
-                self.touched.extend(self.state.apply(event));
+                let (kind, is_confirmed) = (event.kind(), event == Event::Confirmed);
+                let touched = self.state.apply(event);
+                if !touched.is_empty() {
+                    self.followers.changed(kind);
+                }
+                if let Some(turns) = &mut self.turns {
+                    match (is_confirmed, touched.is_empty()) {
+                        (true, _) => turns.confirmed(Instant::now()),
+                        (false, false) => turns.changed(Instant::now()),
+                        (false, true) => {}
+                    }
+                }
+                self.touched.extend(touched);
             }
             if is_due || !self.touched.is_empty() {
                 self.followers.queued();
@@ -179,23 +225,26 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         // Where it fails, what can be reached is served.
         let is_prepared = !self.touched.nodes || self.nodes.prepare(&self.state).await;
 
-        if mem::take(&mut self.touched.surroundings) {
+        let is_surrounded = mem::take(&mut self.touched.surroundings);
+        if is_surrounded {
             self.services.surround(&self.state.surroundings());
         }
         if let Err(error) = self.services.begin() {
             self.complain(&error);
             return Outcome::Failed;
         }
-        self.followers.note(&self.touched);
+        let is_asked = !self.touched.is_empty() || is_surrounded;
+        self.followers.note(&mut self.touched, self.has_committed);
         for (name, family) in self.touched.take_service_ports() {
             let port = self.state.service_port(&name, family);
             self.followers.set(&name, family, port.as_ref());
             self.services.set(&name, family, port);
         }
         let outcome = match self.services.commit() {
-            Ok(Committed { elements, is_unfinished }) => {
+            Ok(committed @ Committed { elements, is_unfinished, is_full }) => {
                 self.last_error = None;
                 self.followers.tell(&self.state);
+                self.followers.committed(committed, is_asked || is_full, began.elapsed());
                 let is_first = !mem::replace(&mut self.has_committed, true);
                 if elements > 0 || is_first {
                     let took_ms = began.elapsed().as_millis();
@@ -219,6 +268,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
 
     /// Says once why nothing could be committed, however often it is tried.
     fn complain(&mut self, error: &(dyn Error + 'static)) {
+        self.followers.failed();
         let causes = std::iter::successors(Some(error), |&error| error.source());
         let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         if self.last_error.as_ref() != Some(&message) {

@@ -1,6 +1,6 @@
 //! Where the state's news comes from: one event for each object that changed, over a bounded channel.
 //!
-//! Every source says [`Event::Listed`] once it has told everything that was there when it began, and nothing is
+//! Every source says [`Event::Listed`] once it has told everything that was there when it began, or last time, and nothing is
 //! committed before that. It never repeats an object that is as it was.
 
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub enum Event {
     ServiceCidr(Change<ServiceCidr>),
     /// Everything has been told once.
     Listed,
+    /// Everything has been told by the API server itself, so that it is worth to be kept for a start without it.
+    Confirmed,
 }
 
 /// What happened to an object.
@@ -35,6 +37,17 @@ pub enum Change<T> {
 }
 
 impl Event {
+    /// The kind of the object, if it is about one.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::Listed | Self::Confirmed => return None,
+        })
+    }
+
     /// The object is there, as given.
     pub fn set(object: Object) -> Self {
         match object {

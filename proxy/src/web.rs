@@ -19,7 +19,12 @@ use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{health::Health, listeners::socket};
+use crate::{
+    connections::{self, Connections},
+    health::Health,
+    listeners::socket,
+    metrics::{MEDIA_TYPE, Metrics},
+};
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;
@@ -52,20 +57,30 @@ pub struct Web {
 #[derive(Debug, Clone)]
 pub enum Pages {
     /// Whether the proxy is healthy: `/healthz` and `/livez`.
-    Health(Arc<Health>),
+    Health(Arc<Health>, Arc<Metrics>),
     /// What people and Prometheus ask for.
-    Status(Arc<Health>),
+    Status(Arc<Health>, Arc<Metrics>, Arc<Connections>),
 }
 
 impl Web {
     /// For load balancers and the kubelet.
-    pub fn health(address: SocketAddr, health: Arc<Health>) -> Self {
-        Self { purpose: "health", address, is_hard_fail: false, pages: Pages::Health(health) }
+    pub fn health(address: SocketAddr, health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Self { purpose: "health", address, is_hard_fail: false, pages: Pages::Health(health, metrics) }
     }
 
     /// For people and Prometheus.
-    pub fn status(address: SocketAddr, health: Arc<Health>) -> Self {
-        Self { purpose: "metrics and status", address, is_hard_fail: false, pages: Pages::Status(health) }
+    pub fn status(
+        address: SocketAddr,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        connections: Connections,
+    ) -> Self {
+        Self {
+            purpose: "metrics and status",
+            address,
+            is_hard_fail: false,
+            pages: Pages::Status(health, metrics, connections.into()),
+        }
     }
 
     /// Ends with an error where the address cannot be listened on.
@@ -120,8 +135,8 @@ impl Web {
 
 async fn answer_all(stream: TokioIo<tokio::net::TcpStream>, pages: Pages) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = pages.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.answer(request.method(), request.uri().path()).await) }
     });
     let served = Builder::new()
         .timer(TokioTimer::new())
@@ -134,18 +149,41 @@ async fn answer_all(stream: TokioIo<tokio::net::TcpStream>, pages: Pages) {
 }
 
 impl Pages {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
         }
-        match (self, path) {
-            (Self::Health(health) | Self::Status(health), "/healthz") => verdict(health.report().healthz()),
-            (Self::Health(health) | Self::Status(health), "/livez") => verdict(health.report().livez()),
-            (Self::Health(health) | Self::Status(health), "/readyz") => verdict(health.report().readyz()),
-            (Self::Status(_), "/proxyMode") => text(StatusCode::OK, "nftables"),
+        let (Self::Health(health, metrics) | Self::Status(health, metrics, _)) = self;
+        let answer = match (self, path) {
+            (_, "/healthz") => verdict(health.report().healthz()),
+            (_, "/livez") => verdict(health.report().livez()),
+            (_, "/readyz") => verdict(health.report().readyz()),
+            (Self::Status(..), "/proxyMode") => text(StatusCode::OK, "nftables"),
+            (Self::Status(..), "/metrics") => match metrics.text() {
+                Ok(metrics) => answer(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), metrics),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written down\n"),
+            },
+            (Self::Status(.., connections), "/metrics/services") => told(connections.text().await),
             _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
-        }
+        };
+        metrics.health.answered(path, answer.status().as_u16());
+        answer
     }
+}
+
+fn told(connections: Result<String, connections::Error>) -> Response<Full<Bytes>> {
+    let error = match connections {
+        Ok(text) => return answer(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), text),
+        Err(error) => error,
+    };
+    let status = match error {
+        connections::Error::Off => StatusCode::NOT_FOUND,
+        connections::Error::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    let words: Vec<_> = causes.map(ToString::to_string).collect();
+    answer(status, HeaderValue::from_static("text/plain; charset=utf-8"), words.join(": ") + "\n")
 }
 
 fn verdict((is_well, said): (bool, Value)) -> Response<Full<Bytes>> {

@@ -4,12 +4,13 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, fs, path::Path, time::Duration};
 
 use fairway_api_double::{Double, Fault, Kind};
 use kube::Client;
 use proptest::prelude::*;
 use proxy::{
+    kept::{Owner, store::Store},
     objects::{self, Object, ObjectName},
     watch::{
         Change, Event,
@@ -46,6 +47,7 @@ fn client(double: &Double) -> Client {
 struct Known {
     objects: BTreeMap<(objects::Kind, ObjectName), Object>,
     lists: usize,
+    is_confirmed: bool,
     events: usize,
 }
 
@@ -55,6 +57,10 @@ impl Known {
         let (kind, change) = match event {
             Event::Listed => {
                 self.lists += 1;
+                return;
+            }
+            Event::Confirmed => {
+                self.is_confirmed = true;
                 return;
             }
             Event::Service(change) => (objects::Kind::Service, erased(change, Object::Service)),
@@ -322,7 +328,7 @@ fn while_nothing_happens_nothing_is_asked_for_but_the_watches() {
         let double = Double::default();
         double.put(&service("web", 80));
         let mut listener = Listener::of(&double);
-        listener.until(|known| known.lists == 1).await;
+        listener.until(|known| known.is_confirmed).await;
         let events = listener.known.events;
 
         listener.listen(Duration::from_hours(1)).await;
@@ -347,6 +353,116 @@ fn only_this_node_is_asked_for_where_no_other_is_needed() {
 
         assert_eq!(listener.known.objects.len(), 1);
     });
+}
+
+/// Where a daemon of this test keeps what it knows, with what it has kept already.
+fn keeping(objects: &[Value]) -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = Owner { node: "w1".into(), server: "https://192.168.14.50:6443/".into() };
+    let store = Store::new(directory.path().to_str().unwrap(), owner);
+    let objects: Vec<_> =
+        objects.iter().map(|object| Object::parse(object.clone()).unwrap().unwrap()).collect();
+    store.save(&objects).unwrap();
+    (directory, store)
+}
+
+fn remembering(double: &Double, store: Store) -> Listener {
+    Listener::start(Kubernetes::new(Access::through(client(double))).remembering(store))
+}
+
+/// What is known, as text.
+fn names(known: &Known) -> Vec<String> {
+    known.objects.keys().map(|(kind, name)| format!("{kind} {name}")).collect()
+}
+
+#[test]
+fn what_was_known_last_is_served_where_the_api_server_does_not_answer() {
+    for fault in [Fault::Status(500), Fault::Hang, Fault::Garbage, Fault::Status(401)] {
+        run(async {
+            let double = Double::default();
+            double.put(&service("new", 80));
+            for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
+                double.order(fault, Some(kind));
+            }
+            let (_directory, store) = keeping(&[service("old", 80), slice("old-1", 2), node("w1")]);
+            let mut listener = remembering(&double, store);
+
+            listener.until(|known| known.lists == 1).await;
+            let began = names(&listener.known);
+            assert!(!listener.known.is_confirmed, "after {fault:?}");
+            listener.until(|known| known.is_confirmed).await;
+
+            assert_eq!(began, ["Service shop/old", "EndpointSlice shop/old-1", "Node w1"], "after {fault:?}");
+            assert_eq!(listener.known.objects, held(&double), "after {fault:?}");
+        });
+    }
+}
+
+#[test]
+fn what_was_known_last_is_not_asked_for_where_the_api_server_answers() {
+    run(async {
+        let double = Double::default();
+        double.put(&service("web", 80));
+        let (_directory, store) = keeping(&[service("old", 80)]);
+        let mut listener = remembering(&double, store);
+
+        listener.until(|known| known.is_confirmed).await;
+
+        assert_eq!(listener.known.events, 1 + 2, "a service, Listed and Confirmed");
+    });
+}
+
+#[test]
+fn what_the_api_server_has_told_is_newer_than_what_was_known_last() {
+    run(async {
+        let double = Double::default();
+        double.put(&service("web", 81));
+        for number in 0..600 {
+            double.put(&service(&format!("z{number}"), 80));
+        }
+        let (_directory, store) = keeping(&[service("web", 80), service("old", 80)]);
+        let mut listener = remembering(&double, store);
+        // After the first page.
+        listener.until(|known| known.events > 0).await;
+        double.order(Fault::Status(500), Some(Kind::Service));
+
+        listener.until(|known| known.lists == 1).await;
+
+        let told: Vec<_> = names(&listener.known);
+        assert!(told.contains(&"Service shop/old".to_owned()), "{told:?}");
+        let web = listener.known.objects.values().find(|object| &*object.name().name == "web").unwrap();
+        let Object::Service(web) = web else { panic!("{web:?}") };
+        assert_eq!(web.ports[0].port, 81);
+        listener.until(|known| known.is_confirmed).await;
+        assert_eq!(listener.known.objects, held(&double));
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "plays a disk that fails")]
+fn what_was_kept_of_another_cluster_or_is_damaged_is_not_served() {
+    let damage: [fn(&Path); 3] = [
+        |file| fs::write(file, "fairway-state 1\n0123456789abcdef\n{}\n").unwrap(),
+        |file| fs::write(file, "").unwrap(),
+        |file| {
+            let owner = Owner { node: "w1".into(), server: "https://10.0.0.1/".into() };
+            let old = Object::parse(service("old", 80)).unwrap().unwrap();
+            Store::new(file.parent().unwrap().to_str().unwrap(), owner).save(&[old]).unwrap();
+        },
+    ];
+    for damage in damage {
+        run(async {
+            let double = Double::default();
+            double.order(Fault::Status(500), None);
+            let (directory, store) = keeping(&[service("old", 80)]);
+            damage(&directory.path().join("state"));
+            let mut listener = remembering(&double, store);
+
+            listener.until(|known| known.is_confirmed).await;
+
+            assert_eq!(listener.known.events, 2, "Listed and Confirmed");
+        });
+    }
 }
 
 /// Something that happens to the API server or on the way to it.

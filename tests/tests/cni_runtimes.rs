@@ -18,6 +18,7 @@ use containers::{
     kill,
     podman::{self, Podman},
 };
+use fairway_lab::image::{self, Image};
 use runtime::{addresses, success};
 use serde_json::{Value, json};
 
@@ -41,7 +42,33 @@ fn podman_machine() -> Option<Machine> {
     Machine::with(&podman::PROGRAMS, list)
 }
 
+/// Writes an image for runtimes to load. What its programs do is of no matter to that.
+fn write_image(machine: &Machine) -> &'static str {
+    const ARCHIVE: &str = "/run/lab/fairway.tar";
+    let image = Image { fairway: b"the plugin".to_vec(), fairway_proxy: b"the daemon".to_vec() };
+    let archive = image.archive(image::NAME).unwrap();
+    machine.runtime.host.run(|| std::fs::write(ARCHIVE, archive)).unwrap().unwrap();
+    ARCHIVE
+}
+
 fairway_lab::sandbox_tests! {
+    fn containerd_takes_the_image_that_the_lab_writes() {
+        let Some(machine) = containerd_machine() else { return };
+        let containerd = Containerd::start(&machine);
+
+        assert_eq!(containerd.import(write_image(&machine)), image::NAME);
+    }
+
+    fn podman_takes_the_image_that_the_lab_writes() {
+        let Some(machine) = podman_machine() else { return };
+        let Some(podman) = Podman::configure(&machine) else { return };
+
+        podman.call(&["load", "--input", write_image(&machine)]);
+
+        let entry = podman.call(&["image", "inspect", "--format", "{{json .Config.Entrypoint}}", image::NAME]);
+        assert_eq!(entry, r#"["/fairway-proxy"]"#);
+    }
+
     fn containers_of_containerd_talk_to_each_other_and_leave_nothing() {
         let Some(machine) = containerd_machine() else { return };
         let containerd = Containerd::start(&machine);

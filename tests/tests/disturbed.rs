@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -13,11 +14,11 @@ use std::{
 
 use dataplane::{
     netns::Netns,
-    nft::{Chain, Change, Data, Element, Held, Key, Prune, Socket, Table, Transaction, diff},
+    nft::{Chain, Change, Counters, Data, Element, Held, Key, Prune, Socket, Table, Transaction, diff},
     packet::{Family, Protocol},
 };
 use proxy::{
-    plan::{Planner, Settings},
+    plan::{Planner, Settings, counting},
     service_port::{Endpoint, ServicePort, ServicePortName},
     sync::{Services, pace::SETTLED, services::Nftables},
 };
@@ -129,6 +130,28 @@ fairway_lab::sandbox_tests! {
             kernel.commit(&changes).unwrap_or_else(|error| panic!("{foreign}: {error}\n{changes}"));
             assert_eq!(kernel.held(Family::Ip).unwrap(), Some(Held::from(&wanted)), "{foreign}");
         }
+    }
+
+    fn counters_are_read_of_all_elements_however_many_pages_they_fill() {
+        let (netns, kernel) = kernel();
+        let kind = counting::maps(&Settings::default()).find(|(_, map, _)| *map == "slots").unwrap().2;
+        let slot = |n: u32| (Key::Number(n), Element::new(Data::Endpoint(([10, 244, 1, 1], 8080).into())));
+        let elements = (1..=3_000).map(slot).collect();
+        kernel.commit(&diff(None, &table(0))).unwrap();
+        kernel.commit(&transaction([Change::AddElements("slots".into(), kind, elements)])).unwrap();
+        let mut counters = Counters::new(Socket::open_in(&netns).unwrap());
+
+        let (mut seen, mut pages) = (BTreeSet::new(), 1);
+        counters.begin(Family::Ip, &"slots".into(), kind).unwrap();
+        while counters.step(|counted| assert!(seen.insert(counted.key) && counted.packets == 0)).unwrap() {
+            pages += 1;
+        }
+
+        assert_eq!((seen.len(), pages > 1), (3_000, true));
+        let of_rules = |chain: &'static str| counters.of_rules(Family::Ip, &chain.into()).unwrap();
+        assert_eq!(of_rules(counting::PICKING), [None, Some(0)]);
+        assert_eq!(of_rules(counting::MASQUERADING), counting::MASQUERADE.map(|_| Some(0)));
+        assert_eq!(of_rules("nowhere"), [None; 0]);
     }
 
     fn clients_are_not_listed_however_many_are_remembered() {

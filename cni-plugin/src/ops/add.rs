@@ -105,10 +105,8 @@ impl Pod<'_> {
             self.store.hold(attachment, &held)?;
         }
         let leased = async {
-            let pair = match delegate.asks_over_the_link() {
-                true => self.join(earlier.as_ref(), &held).await?,
-                false => None,
-            };
+            let over_the_link = delegate.asks_over_the_link();
+            let pair = if over_the_link { self.join(earlier.as_ref(), &held).await? } else { None };
             Ok::<_, Failure>((pair, delegate.add()?))
         };
         let (pair, result) = match leased.await {

@@ -70,6 +70,23 @@ fn what_a_crash_left_is_not_listed_and_is_swept() {
 }
 
 #[test]
+fn a_program_can_be_started_as_soon_as_it_has_its_name_and_a_running_one_goes_on() {
+    let (_place, directory) = directory();
+    directory.replace_program("program", &fs::read("/bin/sleep").unwrap()).unwrap();
+    let path = directory.path().join("program");
+    #[expect(clippy::disallowed_methods, reason = "starts what was installed")]
+    let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
+
+    directory.replace_program("program", b"another").unwrap();
+
+    assert!(running.try_wait().unwrap().is_none());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(directory.read("program").unwrap().unwrap(), b"another");
+    assert_eq!(directory.names().unwrap(), ["program"]);
+}
+
+#[test]
 fn a_name_never_leads_out_of_the_directory() {
     let (_place, directory) = directory();
 

@@ -71,7 +71,8 @@ pub(super) fn elements(family: Family, map: &mut Map, attributes: Attributes<'_>
     are_ours
 }
 
-fn element(family: Family, kind: SetType, attributes: Attributes<'_>) -> Option<(Key, Element)> {
+/// One element that the kernel told of, if it is of that kind.
+pub(super) fn element(family: Family, kind: SetType, attributes: Attributes<'_>) -> Option<(Key, Element)> {
     let key = key(family, kind.key, attributes.inside(1)?.find(1)?)?;
     let data = match kind.data {
         DataType::None => Data::None,

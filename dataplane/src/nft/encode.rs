@@ -38,8 +38,8 @@ pub(super) const NEW_ELEMENTS: u16 = kind(12);
 pub(super) const GET_ELEMENTS: u16 = kind(13);
 pub(super) const DELETE_ELEMENTS: u16 = kind(14);
 
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
+pub(super) const BATCH_BEGIN: u16 = 0x10;
+pub(super) const BATCH_END: u16 = 0x11;
 
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
@@ -136,14 +136,20 @@ pub(super) fn family_number(family: Family) -> u8 {
     }
 }
 
+/// The beginning or the end of a batch for nftables.
+pub(super) fn put_bracket(writer: &mut Writer, kind: u16, flags: u16, sequence: u32) {
+    const SUBSYSTEM: u16 = 10;
+    let open = writer.open_message(kind, flags, sequence, 0, SUBSYSTEM);
+    writer.close_message(open);
+}
+
 impl Batch {
     fn next_sequence(&self) -> u32 {
         u32::try_from(self.origins.len() + 1).unwrap_or(u32::MAX)
     }
 
     fn bracket(&mut self, kind: u16, flags: u16, sequence: u32) {
-        let open = self.writer.open_message(kind, flags, sequence, 0, 10);
-        self.writer.close_message(open);
+        put_bracket(&mut self.writer, kind, flags, sequence);
     }
 
     /// Opens a message that starts with the table's name.

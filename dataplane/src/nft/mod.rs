@@ -11,11 +11,13 @@
 //! ```
 
 mod audit;
+mod counters;
 mod decode;
 mod diff;
 mod doubt;
 mod encode;
 mod fake;
+pub mod foreign;
 mod held;
 mod jhash;
 mod monitor;
@@ -29,6 +31,7 @@ mod transaction;
 use crate::nfnetlink::message;
 
 pub use audit::Audit;
+pub use counters::{Counted, Counters};
 pub use diff::diff;
 pub use doubt::{Doubt, Keys};
 pub use fake::{Fake, Refusal};

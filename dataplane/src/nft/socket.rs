@@ -300,6 +300,11 @@ impl Socket {
         Error::List { what, table: self.table, family, source }
     }
 
+    /// Says whether what the kernel told of, a chain or rule say, is in our table.
+    pub(super) fn is_of_table(&self, attributes: Attributes<'_>) -> bool {
+        attributes.name(1) == Some(self.table)
+    }
+
     /// The number of the last transaction that anybody committed in this namespace.
     pub(super) fn generation(&self) -> Result<u32, Error> {
         const GET_GENERATION: u16 = encode::kind(16);

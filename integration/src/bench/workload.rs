@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::builder::RangedI64ValueParser;
 use proxy::{
-    objects::{EndpointSlice, Kind, ObjectName, Port, Service, ServiceType, SliceEndpoint, SlicePort},
+    objects::{
+        EndpointSlice, Kind, ObjectName, Port, Service, ServiceType, SliceEndpoint, SlicePort, Triggered,
+    },
     service_port::{Family, Protocol},
     watch::{Change, Event},
 };
@@ -186,6 +188,7 @@ fn slice(number: u32, endpoints: impl IntoIterator<Item = Ipv4Addr>) -> Event {
         family: Some(Family::Ip),
         ports: vec![port],
         endpoints: endpoints.collect(),
+        triggered: Triggered::default(),
     })))
 }
 

@@ -1,15 +1,16 @@
 //! The commands, as the person's side of them: start a sandbox, or find the one that is up and ask it.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, BufRead, BufReader},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, bail};
+use dataplane::disk::{Directory, Durability};
 
 use super::foreground;
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     client::{self, Url},
     harness::report,
     holder::{Holder, INSIDE, Namespaces, Reply, Request},
+    image::Image,
     process::program,
     sandbox::{self, Tie},
     screen::{Screen, show},
@@ -139,6 +141,20 @@ pub(super) fn status() -> Result<ExitCode> {
     if let Reply::Status(status) = Holder::find()?.ask(&Request::Status)? {
         show(format_args!("{status}"));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the container image.
+pub(super) fn image(output: &Path, name: &str) -> Result<ExitCode> {
+    let built = binaries::for_an_image().map_err(|error| anyhow::anyhow!(report(&error)))?;
+    let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
+    let image = Image { fairway: read(&built.fairway)?, fairway_proxy: read(&built.fairway_proxy)? };
+    let archive = image.archive(name).context("pack the image")?;
+
+    let file = output.file_name().and_then(OsStr::to_str).context("--output must name a file")?;
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Directory::new(parent, Durability::Durable).replace(file, &archive)?;
+    show(format_args!("{}: {name}, {} bytes", output.display(), archive.len()));
     Ok(ExitCode::SUCCESS)
 }
 

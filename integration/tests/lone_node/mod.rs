@@ -63,7 +63,7 @@ impl LoneNode {
         self.says("committed");
     }
 
-    fn kill_daemon(&mut self) {
+    pub(crate) fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();

@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::SliceEndpoint;
+use serde::{Deserialize, Serialize};
+
+use super::{SliceEndpoint, letters};
 use crate::service_port::Balancing;
 
 /// The annotation that says how an endpoint is chosen.
@@ -35,8 +37,9 @@ pub(super) fn balancing(text: &str) -> Result<Balancing, String> {
 }
 
 /// How many turns endpoints have where others have one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Weights(BTreeMap<Arc<str>, u32>);
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Weights(#[serde(with = "letters::keys")] BTreeMap<Arc<str>, u32>);
 
 impl Weights {
     /// Reads the value of [`WEIGHTS`]: `web-0=3, 10.244.1.2=2`.

@@ -31,7 +31,7 @@ pub(super) fn parse(value: Value) -> Result<Option<Object>, Invalid> {
         ("networking.k8s.io" | "", "ServiceCIDR") => Kind::ServiceCidr,
         ("", "") => {
             let object = format!("object {}", named("name").unwrap_or("without a name"));
-            return Err(Invalid { object, field: "kind".into(), reason: "missing".into() });
+            return Err(Invalid { object, kind: None, field: "kind".into(), reason: "missing".into() });
         }
         _ => return Ok(None),
     };
@@ -58,7 +58,12 @@ pub(super) fn of_kind(kind: Kind, json: Json<'_>) -> Result<Object, Invalid> {
             read(json).and_then(service_cidr::service_cidr).map(|c| Object::ServiceCidr(Arc::new(c)))
         }
     };
-    object.map_err(|(field, reason)| Invalid { object: description(kind, whole), field, reason })
+    object.map_err(|(field, reason)| Invalid {
+        object: description(kind, whole),
+        kind: Some(kind),
+        field,
+        reason,
+    })
 }
 
 /// Which object it is, as far as it says so.
@@ -137,6 +142,8 @@ struct Labels {
 /// The annotations that mean something to Fairway.
 #[derive(Deserialize, Default)]
 struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    triggered: Option<String>,
     #[serde(rename = "fairway.dev/balancing")]
     balancing: Option<String>,
     #[serde(rename = "fairway.dev/weights")]

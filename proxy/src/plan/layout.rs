@@ -90,7 +90,7 @@ pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surro
     let chains = [
         ("prerouting", entrance(Hook::Prerouting)),
         ("output", entrance(Hook::Output)),
-        ("postrouting", masquerade::postrouting()),
+        (masquerade::POSTROUTING, masquerade::postrouting(settings)),
         (SERVICES, find_service(settings)),
         (services::CLUSTER_IP, services::cluster_ip(family, settings, surroundings)),
         (node_ports::NODE_ADDRESS, node_ports::node_address(family, settings, surroundings)),

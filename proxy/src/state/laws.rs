@@ -6,7 +6,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    objects::{Hints, Kind, ServiceType, SliceEndpoint, SlicePort},
+    objects::{Hints, Kind, ServiceType, SliceEndpoint, SlicePort, Triggered},
     service_port::{Protocol, TrafficPolicy},
 };
 
@@ -142,6 +142,7 @@ fn slice() -> impl Strategy<Value = Event> {
                 family,
                 ports,
                 endpoints,
+                triggered: Triggered::default(),
             };
             Event::EndpointSlice(Change::Set(Arc::new(slice)))
         })

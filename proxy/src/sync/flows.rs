@@ -22,6 +22,7 @@ use std::{
 
 use dataplane::{
     conntrack::{Conntrack, Flow},
+    packet::Family,
     rtnl,
 };
 use tokio::{
@@ -36,7 +37,10 @@ use super::{
     at,
     pace::{Outcome, Pace, SETTLED},
 };
-use crate::plan::flows::{OwnAddresses, Suspects};
+use crate::{
+    metrics::FlowMetrics,
+    plan::flows::{OwnAddresses, Suspects},
+};
 
 #[cfg(test)]
 mod tests;
@@ -141,6 +145,7 @@ pub struct Flows<C, M> {
     reset: bool,
     pace: Pace,
     last_error: Option<String>,
+    metrics: FlowMetrics,
 }
 
 impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
@@ -148,7 +153,13 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
     /// next packet of either end is answered with a reset.
     pub fn new(backlog: Backlog, conntrack: C, machine: M, reset: bool) -> Self {
         let (conntrack, pace) = (Arc::new(Mutex::new(conntrack)), Pace::default());
-        Self { backlog, conntrack, machine, reset, pace, last_error: None }
+        Self { backlog, conntrack, machine, reset, pace, last_error: None, metrics: FlowMetrics::default() }
+    }
+
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: FlowMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Looks at what is in the backlog until cancelled.
@@ -174,6 +185,7 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
             let began = Instant::now();
             let looked = self.look(&suspects).await;
             let took = began.elapsed();
+            self.metrics.looked(took);
             let rest = SETTLED.max(took.saturating_mul(REST));
             match looked {
                 Ok(ended) => {
@@ -211,7 +223,7 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
         let own = if has_node_ports { self.machine.own_addresses().await? } else { OwnAddresses::default() };
         let (conntrack, suspects, backlog) =
             (Arc::clone(&self.conntrack), Arc::clone(suspects), self.backlog.clone());
-        let reset = self.reset;
+        let (reset, metrics) = (self.reset, self.metrics.clone());
         let look = spawn_blocking(move || {
             let mut conntrack = conntrack.lock().unwrap_or_else(PoisonError::into_inner);
             let mut wrong: Vec<Flow> = Vec::new();
@@ -221,7 +233,15 @@ impl<C: Conntrack + Send + 'static, M: Machine> Flows<C, M> {
             }
             // Where there is news by now, what looked wrong may be right.
             wrong.retain(|flow| !backlog.lock().concern(flow, &own));
-            conntrack.delete(&wrong)
+            let (wrong4, wrong6): (Vec<_>, Vec<_>) =
+                wrong.into_iter().partition(|flow| flow.original.destination.is_ipv4());
+            let mut ended = 0;
+            for (family, wrong) in [(Family::Ip, wrong4), (Family::Ip6, wrong6)] {
+                let of_family = conntrack.delete(&wrong)?;
+                metrics.ended(family, of_family);
+                ended += of_family;
+            }
+            Ok::<_, C::Error>(ended)
         });
         match look.await {
             Ok(ended) => Ok(ended?),

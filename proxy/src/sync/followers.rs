@@ -6,18 +6,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU64,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::{oneshot, watch};
 
+use super::{Committed, without_local::WithoutLocal};
+
 use crate::{
     health::Health,
     localhost::{NodePorts, Relay},
-    objects::{Node, ObjectName},
+    metrics::SyncMetrics,
+    objects::{Kind, Node, ObjectName},
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
 };
+
+/// Changes whose time is kept while nothing can be committed, at most.
+const MOST_TRIGGERS: usize = 10_000;
 
 /// Everyone who is told.
 #[derive(Debug)]
@@ -27,12 +35,16 @@ pub struct Followers {
     node_ips: watch::Sender<Vec<IpAddr>>,
     /// Services whose health check may be different since the last commit.
     checks: BTreeSet<ObjectName>,
-    /// None: nobody waits for the first commit, or it was made.
-    first_commit: Option<oneshot::Sender<()>>,
+    /// Who waits for the first commit; nobody any more once it was made.
+    first_commit: Vec<oneshot::Sender<()>>,
     /// None: nobody follows them.
     node_ports: Option<Arc<NodePorts>>,
     /// Those of IPv6 that may be different since the last commit.
     relays: BTreeMap<ServicePortName, Option<Relay>>,
+    pub(super) metrics: SyncMetrics,
+    without_local: WithoutLocal,
+    /// When what is to be committed began to be so, as far as that is measured.
+    triggers: Vec<NonZeroU64>,
 }
 
 impl Default for Followers {
@@ -41,9 +53,12 @@ impl Default for Followers {
             health: Arc::default(),
             node_ips: watch::Sender::new(Vec::new()),
             checks: BTreeSet::new(),
-            first_commit: None,
+            first_commit: Vec::new(),
             node_ports: None,
             relays: BTreeMap::new(),
+            metrics: SyncMetrics::default(),
+            without_local: WithoutLocal::default(),
+            triggers: Vec::new(),
         }
     }
 }
@@ -62,7 +77,7 @@ impl Followers {
     /// Hears of the first commit.
     pub fn first_commit(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.first_commit = Some(sender);
+        self.first_commit.push(sender);
         receiver
     }
 
@@ -71,20 +86,46 @@ impl Followers {
         Arc::clone(self.node_ports.get_or_insert_default())
     }
 
+    /// An object has changed.
+    pub(super) fn changed(&self, kind: Option<Kind>) {
+        if let Some(kind) = kind {
+            self.metrics.changed(kind);
+        }
+    }
+
     /// Something is to be committed.
     pub(super) fn queued(&self) {
         self.health.queued();
+        self.metrics.queued(now());
     }
 
-    /// Takes note of what the next commit is about.
-    pub(super) fn note(&mut self, touched: &Touched) {
+    /// Nothing could be committed.
+    pub(super) fn failed(&self) {
+        self.metrics.failed();
+    }
+
+    /// Takes note of what the next commit is about. What began before the first is not measured: the daemon was not there.
+    pub(super) fn note(&mut self, touched: &mut Touched, has_committed: bool) {
         self.checks.append(&mut touched.health_checks());
+        let triggers = std::mem::take(&mut touched.triggers).into_iter().filter(|_| has_committed);
+        let room = MOST_TRIGGERS.saturating_sub(self.triggers.len());
+        self.triggers.extend(triggers.take(room));
     }
 
     /// Takes note of a service port as it is to be served from the next commit on.
     pub(super) fn set(&mut self, name: &ServicePortName, family: Family, port: Option<&ServicePort>) {
+        self.without_local.set(name, family, port);
         if self.node_ports.is_some() && family == Family::Ip6 {
             self.relays.insert(name.clone(), port.and_then(Relay::of));
+        }
+    }
+
+    /// Counts what has been committed.
+    pub(super) fn committed(&mut self, committed: Committed, is_asked: bool, took: Duration) {
+        let now = now();
+        self.metrics.committed(committed, is_asked, took, now);
+        for triggered in self.triggers.drain(..) {
+            self.metrics.programmed(triggered, now);
         }
     }
 
@@ -92,7 +133,7 @@ impl Followers {
     pub(super) fn tell(&mut self, state: &State) {
         self.health.served();
         self.health.set_node_eligible(state.is_node_eligible());
-        if let Some(waiting) = self.first_commit.take() {
+        for waiting in self.first_commit.drain(..) {
             let _ = waiting.send(()); // or nobody waits any more
         }
         self.node_ips.send_if_modified(|known| {
@@ -109,7 +150,14 @@ impl Followers {
         if let Some(node_ports) = &self.node_ports {
             node_ports.say(std::mem::take(&mut self.relays));
         }
+        self.metrics.say_known(state);
+        self.metrics.say_without_local(&self.without_local);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "others tell in the time of the wall when something began")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]

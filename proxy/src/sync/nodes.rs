@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::Nodes;
 use crate::{
     config::RouteMode,
-    conflist::{self, Files},
+    conflist::{self, Files, Written},
     plan::routes::{self, Plan, Reason},
     state::State,
 };
@@ -27,29 +27,79 @@ pub struct NodeRoutes {
     files: Files,
     /// Routes to remove once nothing is sent along them.
     obsolete: Vec<Change>,
-    complaints: BTreeSet<String>,
+    /// Whether the plugin has been told all that it needs to wire a pod.
+    can_wire: bool,
+    complaints: Complaints,
+    complaints_of_install: Complaints,
+}
+
+/// What has been said to be wrong, so that it is not said again.
+#[derive(Debug, Default)]
+struct Complaints(BTreeSet<String>);
+
+impl Complaints {
+    /// Says what is new of these.
+    fn say(&mut self, complaints: BTreeSet<String>) {
+        for reason in complaints.difference(&self.0) {
+            warn!(reason, "not all is there that pods need");
+        }
+        self.0 = complaints;
+    }
 }
 
 impl NodeRoutes {
     /// Begins with whatever routes an earlier run has left.
     pub fn new(kernel: Kernel, mode: RouteMode, files: Files) -> Self {
-        Self { kernel, mode, files, obsolete: Vec::new(), complaints: BTreeSet::new() }
+        Self {
+            kernel,
+            mode,
+            files,
+            obsolete: Vec::new(),
+            can_wire: false,
+            complaints: Complaints::default(),
+            complaints_of_install: Complaints::default(),
+        }
     }
 
-    async fn write_files(&self, state: &State, addresses: &[Address]) -> Result<(), String> {
+    /// Tells the plugin of our own node; false if there is nothing to tell yet.
+    async fn write_facts(&self, state: &State, addresses: &[Address]) -> Result<bool, String> {
         let Some(node) = state.nodes().find(|node| *node.name.name == *state.own_node()) else {
-            return Ok(());
+            return Ok(false);
         };
         if node.pod_cidrs.is_empty() {
             return Err(format!("this node, {}, has no pod CIDR: no pod can start here", node.name));
         }
         let links = self.kernel.links().await.map_err(|error| said(&error))?;
         let mtu = conflist::mtu(node, addresses, &links);
-        let written = self.files.write(node, mtu).map_err(|error| said(&error))?;
-        if written != conflist::Written::default() {
-            info!(node = written.node, conflist = written.conflist, mtu, "wrote files for the CNI plugin");
+        if self.files.write_facts(node, mtu).map_err(|error| said(&error))? {
+            info!(mtu, "told the CNI plugin of this node");
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Makes the container runtime use the plugin. False: it does not yet, try again.
+    fn install(&mut self) -> bool {
+        let mut complaints = BTreeSet::new();
+        let installed = self.files.install();
+        match &installed {
+            Ok(Written { plugin: false, conflist: false }) => {}
+            Ok(Written { plugin, conflist }) => {
+                info!(plugin, conflist, "installed for the container runtime");
+            }
+            Err(error) => drop(complaints.insert(said(error))),
+        }
+        match self.files.rivals() {
+            Ok(rivals) => complaints.extend(rivals.iter().map(|rival| {
+                let ours = conflist::CONFLIST;
+                format!(
+                    "container runtimes take {} before {ours}: remove it, or pods get another network",
+                    rival.display()
+                )
+            })),
+            Err(error) => drop(complaints.insert(said(&error))),
+        }
+        self.complaints_of_install.say(complaints);
+        installed.is_ok()
     }
 
     fn plan(&self, state: &State, addresses: &[Address]) -> Plan {
@@ -57,14 +107,6 @@ impl NodeRoutes {
             RouteMode::Auto | RouteMode::Direct => routes::plan(state.nodes(), state.own_node(), addresses),
             RouteMode::None => Plan::default(),
         }
-    }
-
-    /// Says what is new of these complaints.
-    fn complain(&mut self, complaints: BTreeSet<String>) {
-        for reason in complaints.difference(&self.complaints) {
-            warn!(reason, "not all is there that pods need");
-        }
-        self.complaints = complaints;
     }
 }
 
@@ -83,12 +125,16 @@ impl Nodes for NodeRoutes {
             Ok(there) => there,
             Err(error) => {
                 fail(said::<rtnl::Error>(&error));
-                self.complain(complaints);
+                self.complaints.say(complaints);
                 return false;
             }
         };
-        if let Err(complaint) = self.write_files(state, &addresses).await {
-            fail(complaint);
+        match self.write_facts(state, &addresses).await {
+            Ok(is_told) => self.can_wire = is_told,
+            Err(complaint) => {
+                self.can_wire = false;
+                fail(complaint);
+            }
         }
         let plan = self.plan(state, &addresses);
         let (obsolete, wanted): (Vec<_>, Vec<_>) =
@@ -112,7 +158,7 @@ impl Nodes for NodeRoutes {
             info!(added, nodes = state.nodes().count(), "added routes");
         }
         self.obsolete = obsolete;
-        self.complain(complaints);
+        self.complaints.say(complaints);
         is_complete
     }
 
@@ -132,7 +178,8 @@ impl Nodes for NodeRoutes {
         if removed > 0 {
             info!(removed, "removed routes");
         }
-        is_complete
+        // Not before: pods that start now find services.
+        is_complete & (!self.can_wire || self.install())
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use self::{contest::Contest, findings::Findings, host_ports::Touched};
+use crate::metrics::RepairMetrics;
 
 mod contest;
 mod findings;
@@ -71,7 +72,7 @@ pub struct Repair {
     next_page: Option<Instant>,
     /// Whether the audit begins anew once it is over.
     is_audit_due: bool,
-    done: Repairs,
+    metrics: RepairMetrics,
     /// Whoever looks after the tables of host ports hears when they are touched.
     host_ports: Option<Arc<Touched>>,
 }
@@ -101,7 +102,7 @@ impl Repair {
             period,
             next_page: None,
             is_audit_due: false,
-            done: Repairs::default(),
+            metrics: RepairMetrics::default(),
             host_ports: None,
         };
         repair.next_page = repair.next_audit();
@@ -114,9 +115,21 @@ impl Repair {
         Self { host_ports: Some(touched), ..self }
     }
 
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: RepairMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
     /// What has been done so far.
     pub fn done(&self) -> Repairs {
-        self.done
+        let RepairMetrics { repairs, missed, audits, .. } = &self.metrics;
+        Repairs { repairs: repairs.get(), missed: missed.get(), audits: audits.get() }
+    }
+
+    /// A transaction was refused.
+    pub(super) fn refused(&self) {
+        self.metrics.refused.inc();
     }
 
     /// Commits a transaction of ours.
@@ -166,7 +179,7 @@ impl Repair {
             let intrusion = match notice {
                 Notice::Changed(intrusion) => intrusion,
                 Notice::Missed => {
-                    self.done.missed += 1;
+                    self.metrics.missed.inc();
                     self.is_audit_due = true;
                     if self.audit.is_over() {
                         self.next_page = Some(Instant::now());
@@ -231,8 +244,8 @@ impl Repair {
         }
         if !changes.is_empty() {
             self.commit(socket, &changes)?;
-            self.done.repairs += 1;
-            let (repairs, found) = (self.done.repairs, Findings::from(&changes));
+            self.metrics.repairs.inc();
+            let (repairs, found) = (self.done().repairs, Findings::from(&changes));
             let took_ms = began.elapsed().as_millis();
             warn!(%found, by, repairs, took_ms, "put back what others changed in our tables");
         }
@@ -248,8 +261,12 @@ impl Repair {
         let is_disturbed = self.due.is_some_and(|at| at <= now);
         if is_disturbed {
             let (_, by) = self.take_doubts();
-            self.done.repairs += 1;
-            warn!(by, repairs = self.done.repairs, "others changed our tables; all of them is compared anew");
+            self.metrics.repairs.inc();
+            warn!(
+                by,
+                repairs = self.done().repairs,
+                "others changed our tables; all of them is compared anew"
+            );
         }
         is_disturbed
     }
@@ -287,8 +304,8 @@ impl Repair {
             self.next_page = Some(Instant::now() + began.elapsed() * REST);
             return;
         }
-        self.done.audits += 1;
-        debug!(audits = self.done.audits, "audited");
+        self.metrics.audits.inc();
+        debug!(audits = self.done().audits, "audited");
         self.next_page = if self.is_audit_due { Some(Instant::now()) } else { self.next_audit() };
     }
 

@@ -187,6 +187,7 @@ impl Nftables {
                     "not committed; lists the tables to mend them"
                 ),
             }
+            self.repair.iter().for_each(Repair::refused);
             self.stage = Stage::Lost;
             self.repair.as_mut().map(Repair::yield_to_commit);
         }
@@ -328,6 +329,7 @@ impl Services for Nftables {
         // After a change, there may be something to remove, and classes to be made in advance.
         Ok(Committed {
             elements,
+            is_full: is_mended,
             is_unfinished: is_touched || !changes.is_empty() || !self.planner.is_settled() || !is_pruned,
         })
     }

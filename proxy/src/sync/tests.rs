@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     health::Health,
+    metrics::Metrics,
     objects::{Kind, Object, ObjectName},
     watch::Event,
 };
@@ -59,7 +60,7 @@ impl Services for FakeServices {
             return Err(Refused);
         }
         let is_unfinished = self.0.goes_wrong("finished");
-        Ok(Committed { elements: std::mem::take(&mut self.1), is_unfinished })
+        Ok(Committed { elements: std::mem::take(&mut self.1), is_unfinished, is_full: false })
     }
 
     async fn disturbed(&mut self) {
@@ -95,6 +96,7 @@ struct Running {
     cancelled: CancellationToken,
     task: JoinHandle<()>,
     health: Arc<Health>,
+    metrics: Metrics,
 }
 
 impl Running {
@@ -103,10 +105,12 @@ impl Running {
         script.0.lock().unwrap().1.extend(wrong);
         let (events, receiver) = mpsc::channel(16);
         let cancelled = CancellationToken::new();
-        let mut sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let metrics = Metrics::new(&[Family::Ip]);
+        let sync = Sync::new("m", FakeServices(script.clone(), 0), FakeNodes(script.clone()));
+        let mut sync = sync.with_metrics(metrics.sync.clone());
         let health = sync.followers().health();
         let task = tokio::spawn(sync.run(receiver, cancelled.clone()));
-        Self { script, events, cancelled, task, health }
+        Self { script, events, cancelled, task, health, metrics }
     }
 
     /// What was done for these events, and within `pause` after.
@@ -263,6 +267,56 @@ async fn a_disturbance_is_repaired_without_a_commit_unless_that_fails() {
     let done = running.does([Event::Listed], AT_ONCE).await;
     let done: Vec<_> = done.iter().filter(|step| matches!(step.as_str(), "repair" | "commit")).collect();
     assert_eq!(done, ["commit", "repair", "commit", "repair"]);
+}
+
+fn slice(address: &str, triggered: &str) -> Event {
+    object(&format!(
+        r#"{{"kind": "EndpointSlice", "addressType": "IPv4", "ports": [{{"port": 80}}],
+            "metadata": {{"name": "a-1", "labels": {{"kubernetes.io/service-name": "a"}},
+                "annotations": {{"endpoints.kubernetes.io/last-change-trigger-time": "{triggered}"}}}},
+            "endpoints": [{{"addresses": ["{address}"]}}]}}"#
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_endpoints_are_measured_from_their_trigger_once_and_only_after_the_first_commit() {
+    let running = Running::start(&[]);
+    let sample = |name: &str| {
+        let text = running.metrics.text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next().map(str::to_owned)).unwrap()
+    };
+    let measured = || sample("kubeproxy_network_programming_duration_seconds_count");
+
+    let first = slice("10.1.0.1", "2026-01-02T03:04:05.678Z");
+    running.does([service("a"), first, Event::Listed], AT_ONCE).await;
+    assert_eq!(measured(), "0");
+
+    running.does([slice("10.1.0.2", "2026-01-02T03:04:06Z")], AT_ONCE).await;
+    assert_eq!(measured(), "1");
+
+    // The same again, with another annotation, changes nothing; one that makes no sense is not measured.
+    assert_eq!(running.does([slice("10.1.0.2", "2026-01-02T03:04:07Z")], AT_ONCE).await, [""; 0]);
+    running.does([slice("10.1.0.3", "yesterday")], AT_ONCE).await;
+    assert_eq!(measured(), "1");
+    assert_eq!(sample("kubeproxy_sync_proxy_rules_endpoint_changes_total"), "3");
+    assert_eq!(sample("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), "0");
+    assert_eq!(sample("fairway_endpoints"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_committed_is_pending_and_measured_when_it_is() {
+    let running = Running::start(&["commit"]);
+    let has = |sample: &str| running.metrics.text().unwrap().lines().any(|line| line == sample);
+
+    running.does([service("a"), Event::Listed], AT_ONCE).await;
+    assert!(has("kubeproxy_sync_proxy_rules_service_changes_pending 1"));
+    assert!(has(r#"kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 1"#));
+    assert!(has("fairway_services 0"));
+
+    running.does([], Duration::from_secs(1)).await;
+    assert!(has("kubeproxy_sync_proxy_rules_service_changes_pending 0"));
+    assert!(has("fairway_services 1"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ use self::{
     catalogue::Catalogue,
     parse::{Format, Manifest},
 };
-use crate::watch::Event;
+use crate::{metrics::SourceMetrics, watch::Event};
 
 pub mod catalogue;
 pub mod parse;
@@ -69,6 +69,7 @@ pub struct Manifests {
     news: EventStream<Vec<u8>>,
     catalogue: Catalogue,
     skipped: u64,
+    metrics: SourceMetrics,
 }
 
 /// What has to be read again.
@@ -114,9 +115,18 @@ impl Manifests {
             inotify.into_event_stream(vec![0; 16 * 1024])
         });
         match news {
-            Ok(news) => Ok(Self { dir, news, catalogue: Catalogue::default(), skipped: 0 }),
+            Ok(news) => {
+                let (catalogue, metrics) = (Catalogue::default(), SourceMetrics::default());
+                Ok(Self { dir, news, catalogue, skipped: 0, metrics })
+            }
             Err(source) => Err(Error::Watch { dir, source }),
         }
+    }
+
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: SourceMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Tells all that is there, then `Listed`, then every change, until cancelled or nobody listens.
@@ -178,6 +188,7 @@ impl Manifests {
                     let (told, complaints) = self.catalogue.update(file, digest, said);
                     for complaint in complaints {
                         self.skipped += 1;
+                        self.metrics.skipped(complaint.kind);
                         let (object, field) = (complaint.object.as_deref(), complaint.field.as_deref());
                         let reason = complaint.reason.as_str();
                         warn!(

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,7 +18,8 @@ use crate::{answer::Double, tls::Tls};
 pub struct Server {
     address: SocketAddr,
     is_secure: bool,
-    _stop: DropGuard,
+    task: JoinHandle<()>,
+    stop: DropGuard,
 }
 
 impl Server {
@@ -32,7 +33,7 @@ impl Server {
         let acceptor = tls.map(|tls| tls.acceptor(address.ip())).transpose().map_err(io::Error::other)?;
         let (stop, double) = (CancellationToken::new(), double.clone());
         let (stopped, is_secure) = (stop.clone(), acceptor.is_some());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let stream = tokio::select! {
@@ -54,7 +55,13 @@ impl Server {
                 });
             }
         });
-        Ok(Self { address, is_secure, _stop: stop.drop_guard() })
+        Ok(Self { address, is_secure, task, stop: stop.drop_guard() })
+    }
+
+    /// Stops it, and returns when its address can be listened on again.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.task.await; // whichever way it ended
     }
 
     /// Where it listens.

@@ -73,6 +73,12 @@ impl<'m> Containerd<'m> {
         spawned.unwrap().unwrap()
     }
 
+    /// Takes images from an archive, layer by layer, and names all that it has by then.
+    pub(crate) fn import(&self, archive: &str) -> String {
+        self.machine.run(ctr().args(["image", "import", "--snapshotter", "native", archive]));
+        self.machine.run(ctr().args(["image", "list", "--quiet"]))
+    }
+
     /// The id that the plugin hears of a container.
     pub(crate) fn id(name: &str) -> String {
         format!("default-{name}")

@@ -1,10 +1,13 @@
 //! Endpoint slices.
 
+use std::num::NonZeroU64;
+
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Metadata, WireProtocol, Wrong, namespaced, protocol, sloppy_ip, wrong};
 use crate::{
-    objects::{EndpointSlice, Hints, SliceEndpoint, SlicePort},
+    objects::{EndpointSlice, Hints, SliceEndpoint, SlicePort, Triggered},
     service_port::Family,
 };
 
@@ -89,6 +92,8 @@ pub(super) fn endpoint_slice(wire: Wire) -> Result<EndpointSlice, Wrong> {
         Some(family) => endpoints(wire.endpoints.unwrap_or_default(), family)?,
         None => Vec::new(),
     };
+    let annotations = wire.metadata.annotations.as_ref();
+    let triggered = annotations.and_then(|annotations| annotations.triggered.as_deref()).and_then(time);
     Ok(EndpointSlice {
         name: wire.metadata.object_name(namespaced)?,
         service: service.map(Into::into),
@@ -96,7 +101,14 @@ pub(super) fn endpoint_slice(wire: Wire) -> Result<EndpointSlice, Wrong> {
         family,
         ports: ports.collect(),
         endpoints,
+        triggered: Triggered(triggered),
     })
+}
+
+/// A time as RFC 3339 writes it, in microseconds since 1970. One that makes no sense is none: nothing but a measurement hangs on it.
+fn time(text: &str) -> Option<NonZeroU64> {
+    let time: Timestamp = text.parse().ok()?;
+    NonZeroU64::new(time.as_microsecond().try_into().ok()?)
 }
 
 fn endpoints(wire: Vec<WireEndpoint>, family: Family) -> Result<Vec<SliceEndpoint>, Wrong> {

@@ -106,7 +106,7 @@ struct WirePort {
 pub(super) fn service(wire: Wire) -> Result<Service, Wrong> {
     let Wire { mut metadata, spec, status } = wire;
     let mut notes = Vec::new();
-    let Annotations { balancing, weights } = metadata.annotations.take().unwrap_or_default();
+    let Annotations { balancing, weights, .. } = metadata.annotations.take().unwrap_or_default();
     let service_type = spec.service_type.unwrap_or(ServiceType::ClusterIp);
     let external_policy = spec.external_traffic_policy.unwrap_or_default();
     let is_load_balancer = service_type == ServiceType::LoadBalancer;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{contest::Contest, findings::Findings};
-use crate::{listeners::latest::Latest, sync::at};
+use crate::{listeners::latest::Latest, metrics::RepairMetrics, sync::at};
 
 /// What is touched again so soon is looked at once.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -68,7 +68,7 @@ pub struct HostPorts {
     period: Duration,
     contest: Contest,
     repaired_at: Option<Instant>,
-    repairs: u64,
+    metrics: RepairMetrics,
     last_error: Option<String>,
 }
 
@@ -97,9 +97,15 @@ impl HostPorts {
             period,
             contest: Contest::default(),
             repaired_at: None,
-            repairs: 0,
+            metrics: RepairMetrics::default(),
             last_error: None,
         })
+    }
+
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: RepairMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Looks at once, whenever the tables are touched, and now and then, until cancelled.
@@ -138,10 +144,10 @@ impl HostPorts {
             }
             Ok(changes) => {
                 self.last_error = None;
-                self.repairs += 1;
+                self.metrics.host_ports.inc();
                 let by = by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
                 let by = if by.is_empty() { "unknown" } else { &by };
-                let (repairs, found) = (self.repairs, Findings::from(&changes));
+                let (repairs, found) = (self.metrics.host_ports.get(), Findings::from(&changes));
                 warn!(%found, by, repairs, "put back host ports");
                 let now = Instant::now();
                 let since = self.repaired_at.replace(now).map_or(Duration::MAX, |last| now - last);

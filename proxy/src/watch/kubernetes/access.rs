@@ -6,6 +6,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use kube::{
@@ -72,17 +73,33 @@ impl Access {
         self.kubeconfig.as_deref()
     }
 
+    /// The API server's URL; empty where only a client is given.
+    pub async fn server(&self) -> Result<String, Error> {
+        match (&self.given, &self.master) {
+            (Some(_), _) => Ok(String::new()),
+            (None, Some(url)) => Ok(url.clone()),
+            (None, None) => Ok(self.config().await?.cluster_url.to_string()),
+        }
+    }
+
     /// Makes a client. It connects when it is first used.
     pub async fn client(&self) -> Result<Client, Error> {
+        Ok(self.client_and_host().await?.0)
+    }
+
+    /// The same, and the host and port that it is for.
+    pub(super) async fn client_and_host(&self) -> Result<(Client, Arc<str>), Error> {
         if let Some(client) = &self.given {
-            return Ok(client.clone());
+            return Ok((client.clone(), Arc::default()));
         }
         let mut config = self.config().await?;
         if let Some(url) = &self.master {
             config.cluster_url = url.parse().map_err(|_| Error::Master { url: url.clone() })?;
         }
         config.default_retry = false; // the feeds do, with an eye on all of it
-        Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+        let host = config.cluster_url.authority().map(|authority| authority.as_str().into());
+        let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+        Ok((client, host.unwrap_or_default()))
     }
 
     async fn config(&self) -> Result<Config, Error> {

@@ -32,9 +32,11 @@ use tracing::{debug, info, warn};
 use super::{
     access::{self, Access},
     backoff::Backoff,
+    memory::Memory,
     wire::{Head, Line, Page, Status},
 };
 use crate::{
+    metrics::{Answered, SourceMetrics},
     objects::{Invalid, Kind, Object, ObjectName},
     watch::Event,
 };
@@ -44,6 +46,9 @@ const PAGE: u32 = 500;
 
 /// How long a page, or the beginning of a watch, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a page of the first list may take before what was kept is told: most API servers that answer at all do within a tenth of it.
+const SHORT_WHILE: Duration = Duration::from_secs(2);
 
 /// How long a watch may say nothing. The API server sends a bookmark every minute (`defaultBookmarkFrequency` in
 /// apiserver/pkg/storage/cacher/cacher.go); where it sends none, the watch is begun anew, which costs little.
@@ -78,6 +83,13 @@ pub(super) struct Feed {
     senseless: BTreeMap<ObjectName, Invalid>,
     /// As of when all is known; `None`: nothing is listed, or too long ago.
     version: Option<String>,
+    metrics: SourceMetrics,
+    /// The API server's host and port, as far as they are known.
+    host: Arc<str>,
+    /// Where there is something to tell as long as the API server does not answer.
+    memory: Option<Arc<Memory>>,
+    /// Told when all has been told once; `None`: it was.
+    listed: Option<oneshot::Sender<()>>,
 }
 
 /// Why it does not go on.
@@ -87,6 +99,8 @@ enum Error {
     Request { step: &'static str, source: Box<kube::Error> },
     #[error("{step}: {}", .status.message)]
     Refused { step: &'static str, status: Status },
+    #[error("{step}")]
+    Unreached { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("log in at the API server")]
     LogIn,
     #[error("{step}: no answer for {} s", .patience.as_secs())]
@@ -114,6 +128,7 @@ impl Error {
                 Self::Refused { step, status }
             }
             kube::Error::Auth(_) => Self::LogIn,
+            kube::Error::Service(source) => Self::Unreached { step, source },
             source => Self::Request { step, source: Box::new(source) },
         }
     }
@@ -139,12 +154,26 @@ impl Feed {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let (known, senseless) = (HashSet::new(), BTreeMap::new());
-        Self { kind, selection, access, events, known, senseless, version: None }
+        let (metrics, host) = (SourceMetrics::default(), Arc::default());
+        let (version, memory, listed) = (None, None, None);
+        Self { kind, selection, access, events, known, senseless, version, metrics, host, memory, listed }
     }
 
-    /// Follows the kind until nobody listens any more. `listed` is told when all has been told once.
-    pub(super) async fn run(mut self, listed: oneshot::Sender<()>) {
-        let (mut listed, mut backoff) = (Some(listed), Backoff::default());
+    /// The same, counted there.
+    pub(super) fn with_metrics(self, metrics: SourceMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// The same, but it begins with what was kept where the API server does not answer.
+    pub(super) fn remembering(self, memory: Option<Arc<Memory>>) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Follows the kind until nobody listens any more. `listed` is told when all has been told once, from whatever source, and
+    /// `confirmed` when the API server has told it.
+    pub(super) async fn run(mut self, listed: oneshot::Sender<()>, confirmed: oneshot::Sender<()>) {
+        self.listed = Some(listed);
+        let (mut confirmed, mut backoff) = (Some(confirmed), Backoff::default());
         let mut client = None;
         let mut told = String::new();
         loop {
@@ -155,7 +184,8 @@ impl Feed {
                         told.clear();
                     }
                     backoff.succeeded();
-                    listed.take().map(|listed| listed.send(()));
+                    self.say_listed();
+                    confirmed.take().map(|confirmed| confirmed.send(()));
                     continue;
                 }
                 Err(Error::Unheard) => return,
@@ -165,18 +195,51 @@ impl Feed {
                 debug!(kind = %self.kind, "what is known is too old: listed anew");
                 continue;
             }
+            self.metrics.failed(self.kind);
             let mut pause = backoff.failed(RandomState::new().build_hasher().finish());
-            if self.is_unknown_kind(&error) {
-                listed.take().map(|listed| listed.send(()));
-                pause = UNKNOWN_KIND;
-            }
             self.complain(&error, &mut told);
+            if self.is_unknown_kind(&error) {
+                self.say_listed();
+                confirmed.take().map(|confirmed| confirmed.send(()));
+                pause = UNKNOWN_KIND;
+            } else if self.tell_kept().await.is_err() {
+                return;
+            }
             client = None; // certificates may have been exchanged
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.events.closed() => return,
             }
         }
+    }
+
+    fn say_listed(&mut self) {
+        self.listed.take().map(|listed| listed.send(()));
+    }
+
+    /// Tells what was known last, unless all has been told already. What the API server has told so far is newer.
+    async fn tell_kept(&mut self) -> Result<(), Error> {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.listed.is_some()) else { return Ok(()) };
+        let Some(kept) = memory.take(self.kind).await else { return Ok(()) };
+        for object in kept {
+            if self.known.insert(object.name().clone()) {
+                tell(&self.events, Event::set(object)).await?;
+            }
+        }
+        self.say_listed();
+        Ok(())
+    }
+
+    /// Waits for an answer, but tells what was known last if that takes more than a short while.
+    async fn await_patiently<T>(&mut self, answer: impl Future<Output = T>) -> Result<T, Error> {
+        let mut answer = std::pin::pin!(answer);
+        if self.memory.is_some() && self.listed.is_some() {
+            if let Ok(answer) = timeout(SHORT_WHILE, &mut answer).await {
+                return Ok(answer);
+            }
+            self.tell_kept().await?;
+        }
+        Ok(answer.await)
     }
 
     /// Says once why it does not go on, however often it is tried.
@@ -191,9 +254,12 @@ impl Feed {
 
     /// Lists, or watches until that ends.
     async fn go_on(&mut self, client: &mut Option<Client>) -> Result<(), Error> {
-        let client = match client {
-            Some(client) => client,
-            None => client.insert(self.access.client().await?),
+        let client = if let Some(client) = client {
+            client
+        } else {
+            let (fresh, host) = self.access.client_and_host().await?;
+            self.host = host;
+            client.insert(fresh)
         };
         match self.version.clone() {
             None => self.list(client).await,
@@ -226,7 +292,11 @@ impl Feed {
         };
         loop {
             let request = Request::new(self.path()).list(&parameters).map_err(invalid_request(STEP))?;
-            let text = in_time(STEP, PATIENCE, client.request_text(request)).await?;
+            let began = Instant::now();
+            let answer = in_time(STEP, PATIENCE, client.request_text(request));
+            let text = self.await_patiently(answer).await?;
+            self.count(&text, began);
+            let text = text?;
             let text = match text {
                 // The place to go on from is too old: all of it at once, then.
                 Err(kube::Error::Api(status))
@@ -254,6 +324,7 @@ impl Feed {
         for name in self.known.difference(&seen) {
             tell(&self.events, Event::gone(self.kind, name.clone())).await?;
         }
+        self.metrics.listed(self.kind);
         self.senseless.retain(|name, _| seen.contains(name));
         self.known = seen;
         Ok(())
@@ -273,8 +344,11 @@ impl Feed {
         let request =
             Request::new(self.path()).watch(&parameters, &version).map_err(invalid_request(STEP))?;
         let began = Instant::now();
-        let stream = in_time(STEP, PATIENCE, client.request_stream(request)).await?;
+        let stream = in_time(STEP, PATIENCE, client.request_stream(request)).await;
+        self.count(&stream, began);
+        let stream = stream?;
         let mut stream = std::pin::pin!(stream.map_err(|source| Error::of_request(STEP, source))?);
+        self.metrics.watched(self.kind);
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -291,6 +365,16 @@ impl Feed {
         }
     }
 
+    /// Counts a request by its answer.
+    fn count<T>(&self, answer: &Result<kube::Result<T>, Error>, began: Instant) {
+        let answered = match answer {
+            Ok(Ok(_)) => Answered::Status(200),
+            Ok(Err(kube::Error::Api(status))) => Answered::Status(status.code),
+            Ok(Err(_)) | Err(_) => Answered::Error,
+        };
+        self.metrics.requested(&self.host, answered, began.elapsed());
+    }
+
     /// Takes in a line of a watch.
     async fn take_in(&mut self, line: &[u8]) -> Result<(), Error> {
         let senseless = |source| Error::Answer { step: "watch", source };
@@ -301,6 +385,9 @@ impl Feed {
         }
         let head = head(object).map_err(senseless)?;
         let name = head.object_name();
+        if matches!(&*happened, "ADDED" | "MODIFIED" | "DELETED") {
+            self.metrics.changed(self.kind);
+        }
         match &*happened {
             "ADDED" | "MODIFIED" => drop(self.set(name, object).await?),
             "DELETED" => {
@@ -330,7 +417,8 @@ impl Feed {
             }
             Err(invalid) => {
                 if self.senseless.get(&name) != Some(&invalid) {
-                    let Invalid { object, field, reason } = &invalid;
+                    self.metrics.skipped(Some(self.kind));
+                    let Invalid { object, field, reason, .. } = &invalid;
                     warn!(object, field, reason, "skipped an object");
                     self.senseless.insert(name.clone(), invalid);
                 }

@@ -23,6 +23,8 @@ pub struct Complaint {
     pub file: String,
     /// The object, unless the whole file is meant.
     pub object: Option<String>,
+    /// The object's kind, if it says one.
+    pub kind: Option<Kind>,
     /// The field, where it is one field's fault.
     pub field: Option<String>,
     /// What is wrong.
@@ -74,18 +76,21 @@ impl Catalogue {
         digest: u64,
         said: Result<Manifest, String>,
     ) -> (Vec<Event>, Vec<Complaint>) {
-        let complaint = |object, field, reason| Complaint { file: file.to_owned(), object, field, reason };
+        let complaint = |object, kind, field, reason| {
+            let file = file.to_owned();
+            Complaint { file, object, kind, field, reason }
+        };
         let manifest = match said {
             Ok(manifest) => manifest,
             Err(reason) => {
                 self.files.entry(file.into()).or_default().digest = digest;
-                return (Vec::new(), vec![complaint(None, None, reason)]);
+                return (Vec::new(), vec![complaint(None, None, None, reason)]);
             }
         };
 
         let invalid = manifest.invalid.into_iter();
         let mut complaints: Vec<_> =
-            invalid.map(|it| complaint(Some(it.object), Some(it.field), it.reason)).collect();
+            invalid.map(|it| complaint(Some(it.object), it.kind, Some(it.field), it.reason)).collect();
         let mut objects = BTreeMap::new();
         for object in manifest.objects {
             let key = Key::new((object.kind(), object.name().clone()));
@@ -93,6 +98,7 @@ impl Catalogue {
             if objects.contains_key(&key) {
                 complaints.push(complaint(
                     Some(name),
+                    Some(key.0),
                     None,
                     "stands twice in this file; the first counts".into(),
                 ));
@@ -102,7 +108,7 @@ impl Catalogue {
             if let Some(other) = others.next() {
                 let first = other.as_ref().min(file);
                 let reason = format!("stands in {other} too; {first} counts, as the first by name");
-                complaints.push(complaint(Some(name), None, reason));
+                complaints.push(complaint(Some(name), Some(key.0), None, reason));
             }
             objects.insert(key, object);
         }

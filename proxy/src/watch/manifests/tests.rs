@@ -36,6 +36,7 @@ impl Watched {
             Event::Node(Change::Set(node)) => format!("{} at {:?}", node.name, node.internal_ips),
             Event::Node(Change::Gone(name)) => format!("{name} is gone"),
             Event::Listed => "listed".into(),
+            Event::Confirmed => "confirmed".into(),
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,77 @@
+//! The file in which the last known state is kept.
+//!
+//! In: objects. Out: a file that is there whole or not at all, also after a loss of power, and only for its owner to read; or what
+//! was in it, if that is of any use. Blocks: call it on a thread that may.
+
+use std::time::{Duration, SystemTime};
+
+use dataplane::disk::{self, Directory, Durability};
+
+use super::{Owner, Refused, decode, encode};
+use crate::objects::Object;
+
+/// The file's name.
+const FILE: &str = "state";
+
+/// Why a state is not kept, or not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// It says nothing that is of use.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It cannot be said.
+    #[error("write the state down")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// Where the state of a node is kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: Directory,
+    owner: Owner,
+}
+
+impl Store {
+    /// In this directory, which need not exist.
+    pub fn new(path: &str, owner: Owner) -> Self {
+        Self { directory: Directory::new(path, Durability::Durable).for_owner_only(), owner }
+    }
+
+    /// The file, for people to find.
+    pub fn path(&self) -> String {
+        self.directory.path().join(FILE).display().to_string()
+    }
+
+    /// Writes objects down, in the place of what was there, and returns how many bytes that took.
+    pub fn save(&self, objects: &[Object]) -> Result<usize, Error> {
+        let bytes = encode(&self.owner, now(), objects)?;
+        self.directory.make()?;
+        self.directory.sweep()?;
+        self.directory.replace(FILE, &bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// Reads what was kept, and how long ago; nothing if nothing was.
+    pub fn load(&self) -> Result<Option<(Vec<Object>, Duration)>, Error> {
+        let Some(bytes) = self.directory.read(FILE)? else { return Ok(None) };
+        let kept = decode(&bytes)?;
+        let age = kept.age(&self.owner, now())?;
+        Ok(Some((kept.objects, age)))
+    }
+}
+
+/// Removes what is kept in this directory, whoever it is of.
+pub fn remove(path: &str) -> Result<(), disk::Error> {
+    Directory::new(path, Durability::Durable).remove(FILE).map(drop)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell reads the clock; this one goes on while the machine is off"
+)]
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
