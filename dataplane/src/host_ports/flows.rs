@@ -49,11 +49,15 @@ fn end<C: Conntrack>(
     claims: &[Claim],
     is_meant: impl Fn(&Claim, &Flow) -> bool,
 ) -> Result<(), C::Error> {
-    let of = |claim: &Claim| (claim.host_port.family(), claim.host_port.protocol);
-    let kinds: BTreeSet<_> = claims.iter().map(of).filter(|(_, protocol)| is_sent_on(*protocol)).collect();
-    for (family, protocol) in kinds {
-        let flows = conntrack.flows(&Filter::all(family, protocol), &mut |flow| {
-            claims.iter().any(|claim| of(claim) == (family, protocol) && is_meant(claim, flow))
+    let of = |claim: &Claim| {
+        let port = claim.host_port;
+        (port.family(), port.protocol, port.host_port)
+    };
+    let kinds: BTreeSet<_> = claims.iter().map(of).filter(|(_, protocol, _)| is_sent_on(*protocol)).collect();
+    for kind @ (family, protocol, port) in kinds {
+        let filter = Filter { port: Some(port), ..Filter::all(family, protocol) };
+        let flows = conntrack.flows(&filter, &mut |flow| {
+            claims.iter().any(|claim| of(claim) == kind && is_meant(claim, flow))
         })?;
         conntrack.delete(&flows)?;
     }
