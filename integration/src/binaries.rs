@@ -157,12 +157,21 @@ fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     })
 }
 
+#[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
 fn cargo_build(cargo: &Path) -> Command {
     let mut command = program(cargo);
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(["build", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null());
+    // What cargo said of the package that we are of: build scripts that read such would run anew, as for another package.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_CRATE_NAME"
+        {
+            command.env_remove(name);
+        }
+    }
     if sandbox::is_inside() {
         // There is no network inside. What is running was built from the same lock file, as the rest of the workspace.
         command.arg("--offline");

@@ -185,6 +185,26 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn what_an_exec_plugin_says_is_never_told() {
+        for plugin in ["echo SECRET; echo SECRET >&2; exit 1", "echo '{\"token\": \"SECRET\"'"] {
+            on_a_node(|mut node| {
+                write("plugin", &format!("#!/bin/sh\n{plugin}\n"));
+                Command::new("chmod").args(["755", &format!("{DIR}/plugin")]).status().unwrap();
+                node.kubeconfig(&format!(
+                    "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: {DIR}/plugin, interactiveMode: Never}}}}"
+                ));
+
+                let flags = ["--kubeconfig", &format!("{DIR}/kubeconfig"), "--hostname-override=w1", "--v=9"];
+                let output = Command::new(&binaries::built().unwrap().fairway_proxy).args(flags).output().unwrap();
+
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(!output.status.success() && said.contains("log in at the API server"), "{said}");
+                assert!(!said.contains("SECRET"), "{said}");
+                drop(node.daemon.take());
+            });
+        }
+    }
+
     fn services_stay_while_the_api_server_is_away_and_what_changed_meanwhile_is_followed() {
         on_a_node(|mut node| {
             node.kubeconfig("{}");

@@ -54,6 +54,25 @@ pub enum Error {
     /// The certificates or the way to log in make no sense.
     #[error("prepare to log in at the API server")]
     Client(#[source] Box<kube::Error>),
+    /// What says who we are does not.
+    #[error(
+        "log in at the API server: the kubeconfig's way to do so failed (what it said is not shown: it may be a secret)"
+    )]
+    LogIn,
+}
+
+impl Error {
+    /// An error of the kube crate, without what an exec plugin has printed.
+    fn of_client(error: kube::Error) -> Self {
+        if is_of_login(&error) { Self::LogIn } else { Self::Client(Box::new(error)) }
+    }
+}
+
+/// Says whether an error is, or comes from, one of logging in: those tell what an exec plugin has printed.
+pub(super) fn is_of_login(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.is::<kube::client::AuthError>() || matches!(error.downcast_ref(), Some(kube::Error::Auth(_)))
+    })
 }
 
 impl Access {
@@ -98,7 +117,7 @@ impl Access {
         }
         config.default_retry = false; // the feeds do, with an eye on all of it
         let host = config.cluster_url.authority().map(|authority| authority.as_str().into());
-        let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+        let client = Client::try_from(config).map_err(Error::of_client)?;
         Ok((client, host.unwrap_or_default()))
     }
 

@@ -127,7 +127,7 @@ impl Error {
                 let status = Status { code: status.code, message: status.message };
                 Self::Refused { step, status }
             }
-            kube::Error::Auth(_) => Self::LogIn,
+            error if is_of_login(&error) => Self::LogIn,
             kube::Error::Service(source) => Self::Unreached { step, source },
             source => Self::Request { step, source: Box::new(source) },
         }
@@ -199,6 +199,7 @@ impl Feed {
             let mut pause = backoff.failed(RandomState::new().build_hasher().finish());
             self.complain(&error, &mut told);
             if self.is_unknown_kind(&error) {
+                self.heard();
                 self.say_listed();
                 confirmed.take().map(|confirmed| confirmed.send(()));
                 pause = UNKNOWN_KIND;
@@ -325,6 +326,7 @@ impl Feed {
             tell(&self.events, Event::gone(self.kind, name.clone())).await?;
         }
         self.metrics.listed(self.kind);
+        self.heard();
         self.senseless.retain(|name, _| seen.contains(name));
         self.known = seen;
         Ok(())
@@ -349,6 +351,7 @@ impl Feed {
         let stream = stream?;
         let mut stream = std::pin::pin!(stream.map_err(|source| Error::of_request(STEP, source))?);
         self.metrics.watched(self.kind);
+        self.heard();
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -362,6 +365,13 @@ impl Feed {
                 return if began.elapsed() < SHORTEST_WATCH { Err(Error::Short) } else { Ok(()) };
             }
             self.take_in(&line).await?;
+        }
+    }
+
+    /// What is known of the kind is what the API server says.
+    fn heard(&self) {
+        if let Some(memory) = &self.memory {
+            memory.heard(self.kind);
         }
     }
 
