@@ -157,7 +157,6 @@ fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
 fn cargo_build(cargo: &Path) -> Command {
     let mut command = program(cargo);
     command

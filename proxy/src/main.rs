@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
-    disk::{Directory, Durability},
+    disk::{Directory, Durability, Lock},
     nft::{self, LinkName},
     packet::{Family, Protocol},
     process, rtnl, sysctl,
@@ -120,14 +120,9 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&families));
     let file = config.config.as_ref().zip(file).map(|(path, text)| Watched::new(path, text));
     let file = file.transpose().context("watch the configuration file")?;
-    let ready = async {
-        let store = store(config, &node_name).await?;
-        let source = Source::of(config, &node_name, &metrics, store.clone()).await?;
-        anyhow::Ok((store, source, sole::wait(&config.run_dir).await?))
-    };
     let (store, source, _sole) = tokio::select! {
         () = signals.heard() => return Ok(()),
-        ready = ready => ready?,
+        all = wait_for_all(config, &node_name, &metrics) => all?,
     };
     let tracked = track(config)?;
     let socket = nft::Socket::open()?;
@@ -168,66 +163,64 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let stop = cancelled.clone();
     tasks.spawn(source.run(sender, stop));
     let stop = cancelled.clone();
-    tasks.spawn(async move {
-        sync.run(events, stop).await;
-        Ok(())
-    });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        health_checks.run(stop).await;
-        Ok(())
-    });
+    spawn(&mut tasks, async move { sync.run(events, stop).await });
+    spawn(&mut tasks, health_checks.run(cancelled.clone()));
     for web in webs {
         let stop = cancelled.clone();
         tasks.spawn(async move { Ok(web.run(stop).await?) });
     }
     if let Some(keeper) = keeper {
-        let stop = cancelled.clone();
-        tasks.spawn(async move {
-            // Until the sync has ended, and a moment more: a disk that hangs must not hold up whoever comes after us.
-            tokio::select! {
-                () = keeper.run() => {}
-                () = async { stop.cancelled().await; sleep(LAST_SAVE).await } => {
-                    warn!(after_s = LAST_SAVE.as_secs(), "ended before what is known was kept: the disk is too slow");
-                }
-            }
-            Ok(())
-        });
+        spawn(&mut tasks, keep(keeper, cancelled.clone()));
     }
     if let Some(localhost) = localhost {
-        let stop = cancelled.clone();
-        tasks.spawn(async move {
-            localhost.run(stop).await;
-            Ok(())
-        });
+        spawn(&mut tasks, localhost.run(cancelled.clone()));
     }
-    let (stop, run_dir) = (cancelled.clone(), config.run_dir.clone());
-    tasks.spawn(async move {
-        predecessor::take_over(start, run_dir, first_commit, stop).await;
-        Ok(())
-    });
+    let run_dir = config.run_dir.clone();
+    spawn(&mut tasks, predecessor::take_over(start, run_dir, first_commit, cancelled.clone()));
     if let Some(file) = file {
         tasks.spawn(await_change(file, cancelled.clone()));
     }
+    spawn(&mut tasks, flows.run(cancelled.clone()));
+    spawn(&mut tasks, host_ports.run(cancelled.clone()));
     let stop = cancelled.clone();
-    tasks.spawn(async move {
-        flows.run(stop).await;
-        Ok(())
-    });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        host_ports.run(stop).await;
-        Ok(())
-    });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
+    spawn(&mut tasks, async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = signals.heard() => {}
         }
-        Ok(())
     });
     drain(tasks, &cancelled).await
+}
+
+/// Starts what cannot fail.
+fn spawn(tasks: &mut JoinSet<anyhow::Result<()>>, work: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        work.await;
+        Ok(())
+    });
+}
+
+/// What may take its time: an exec plugin that says who we are, and the end of the daemon before us.
+async fn wait_for_all(
+    config: &Config,
+    node_name: &str,
+    metrics: &Metrics,
+) -> anyhow::Result<(Option<Store>, Source, Lock)> {
+    let store = store(config, node_name).await?;
+    let source = Source::of(config, node_name, metrics, store.clone()).await?;
+    Ok((store, source, sole::wait(&config.run_dir).await?))
+}
+
+/// Keeps what is known until the sync has ended, and a moment more: a disk that hangs must not hold up whoever comes after us.
+async fn keep(keeper: Keeper, stop: CancellationToken) {
+    let too_long = async {
+        stop.cancelled().await;
+        sleep(LAST_SAVE).await;
+    };
+    tokio::select! {
+        () = keeper.run() => {}
+        () = too_long => warn!(after_s = LAST_SAVE.as_secs(), "ended before what is known was kept: the disk is too slow"),
+    }
 }
 
 /// The ways in which the system, or somebody, asks us to end.

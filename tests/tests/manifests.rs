@@ -173,7 +173,7 @@ fn writable<'a>(pod: &'a PodSpec, container: &'a Container) -> BTreeSet<PathBuf>
     let mounts = container.volume_mounts.iter().flatten().filter(|mount| mount.read_only != Some(true));
     mounts
         .map(|mount| {
-            assert_eq!(places[&mount.name], mount.mount_path);
+            assert_eq!(places.get(&mount.name), Some(&mount.mount_path));
             PathBuf::from(&mount.mount_path)
         })
         .collect()
@@ -194,7 +194,7 @@ fn what_the_daemon_writes_is_the_node_s_own() {
 fn what_cleanup_removes_is_the_node_s_own() {
     let cleanup: DaemonSet = only("cleanup.yaml", "DaemonSet");
     let pod = pod(&cleanup);
-    let container = &pod.init_containers.as_ref().unwrap()[0];
+    let container = pod.init_containers.as_ref().unwrap().first().unwrap();
 
     let (config, _) = config(container);
 

@@ -362,7 +362,7 @@ fairway_lab::sandbox_tests! {
                 let mut request = [0; 64];
                 let length = client.read(&mut request).unwrap();
                 client.write_all(b"HTTP/1.0 200 OK\r\n\r\nnftables").unwrap();
-                String::from_utf8_lossy(&request[..length]).into_owned()
+                String::from_utf8_lossy(request.get(..length).unwrap()).into_owned()
             });
 
             let output = clean_up();

@@ -127,7 +127,7 @@ impl Error {
                 let status = Status { code: status.code, message: status.message };
                 Self::Refused { step, status }
             }
-            error if is_of_login(&error) => Self::LogIn,
+            error if access::is_of_login(&error) => Self::LogIn,
             kube::Error::Service(source) => Self::Unreached { step, source },
             source => Self::Request { step, source: Box::new(source) },
         }
