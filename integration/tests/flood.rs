@@ -15,7 +15,7 @@ use std::{
     fs::File,
     io::{Read as _, Seek as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -116,6 +116,7 @@ fn nftables(row: &Row) -> Socket {
 fn flood(
     row: &Row,
     address: SocketAddrV4,
+    fewest_switches: u32,
     mut ports: impl Iterator<Item = ServicePort> + Send,
     mut switch: impl FnMut(ServicePort) + Send,
 ) -> Flood {
@@ -137,18 +138,17 @@ fn flood(
     .unwrap();
     let mut sent = 1;
 
-    let is_over = AtomicBool::new(false);
-    let switches = thread::scope(|scope| {
+    let (is_over, switches) = (AtomicBool::new(false), AtomicU32::new(0));
+    let chunks = u32::try_from(packets.chunks(AT_ONCE).len()).unwrap();
+    thread::scope(|scope| {
         let switching = scope.spawn(|| {
-            let mut switches = 0;
             for port in ports.take_while(|_| !is_over.load(Ordering::Relaxed)) {
                 switch(port);
-                switches += 1;
+                switches.fetch_add(1, Ordering::Relaxed);
             }
-            switches
         });
         let flooding = scope.spawn(|| {
-            for packets in packets.chunks(AT_ONCE) {
+            for (chunk, packets) in (1..).zip(packets.chunks(AT_ONCE)) {
                 for packet in packets {
                     client.send_to(packet, &to).unwrap();
                     sent += 1;
@@ -158,12 +158,18 @@ fn flood(
                     _ => Ok(()),
                 })
                 .unwrap();
+                // However the machine shares its time between the two.
+                wait::until("enough switches", || match switches.load(Ordering::Relaxed) {
+                    done if done < fewest_switches * chunk / chunks => Err(done.to_string()),
+                    _ => Ok(()),
+                })
+                .unwrap();
             }
         });
         let flooded = flooding.join();
         is_over.store(true, Ordering::Relaxed);
         flooded.unwrap();
-        switching.join().unwrap()
+        switching.join().unwrap();
     });
 
     let all = || match at_server.count() {
@@ -171,7 +177,7 @@ fn flood(
         _ => Ok(()),
     };
     let _ = wait::until_within(Duration::from_secs(1), "the last to arrive", all);
-    let flood = Flood { sent, arrived: at_server.count(), switches };
+    let flood = Flood { sent, arrived: at_server.count(), switches: switches.into_inner() };
     println!("{flood:?}");
     flood
 }
@@ -251,7 +257,7 @@ fn nothing_is_lost_at(
     let mut services = Nftables::new(nftables(&row), &[Family::Ip], &Settings::default());
     services.begin().unwrap();
 
-    let flood = flood(&row, address, ports, |port| {
+    let flood = flood(&row, address, fewest_switches, ports, |port| {
         services.set(&name(), Family::Ip, Some(port));
         services.commit().unwrap();
     });
@@ -267,7 +273,7 @@ fn flood_without_a_second_phase(affinity_seconds: Option<u32>) -> Flood {
     let mut planner = Planner::new(&[Family::Ip], &Settings::default());
     kernel.commit(&diff(None, &planner.tables().next().unwrap())).unwrap();
 
-    flood(&row, SERVICE, to_and_fro(affinity_seconds), |port| {
+    flood(&row, SERVICE, 0, to_and_fro(affinity_seconds), |port| {
         planner.set(&name(), Family::Ip, Some(&port));
         planner.retire();
         planner.retire();
@@ -330,7 +336,7 @@ fairway_lab::sandbox_tests! {
         let mut services = Nftables::new(nftables(&row), &[Family::Ip], &settings);
         services.begin().unwrap();
 
-        let flood = flood(&row, NODE_PORT, every_policy(with_node_port), |port| {
+        let flood = flood(&row, NODE_PORT, FEWEST_LARGE_SWITCHES, every_policy(with_node_port), |port| {
             let (pod_cidrs, service_cidrs) = surroundings.next().unwrap();
             services.surround(&Surroundings { pod_cidrs, service_cidrs, node_ips: Vec::new() });
             services.set(&name(), Family::Ip, Some(port));
