@@ -144,9 +144,11 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
-        .context("follow the node's addresses")?;
+        .context("follow the node's addresses")?
+        .telling_unopened(metrics.listeners.health_checks());
     let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
+    let localhost = localhost.map(|it| it.telling_unopened(metrics.listeners.localhost()));
     let (start, first_commit) = (predecessor::start()?, sync.followers().first_commit());
     let (sender, events) = mpsc::channel(EVENTS);
     let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -250,7 +252,7 @@ impl Source {
             return Ok(Self::Manifests(manifests));
         }
         let access = config.access();
-        access.client().await?;
+        access.check().await?;
         let all = Kubernetes::new(access).with_metrics(metrics.source.clone());
         let all = match store {
             Some(store) => all.remembering(store),
