@@ -108,6 +108,9 @@ pub struct Delegate<'a> {
 }
 
 impl<'a> Delegate<'a> {
+    /// The one of the reference plugins that needs a link to lease an address. By nothing but its name can that be told.
+    pub const OVER_THE_LINK: &'static str = "dhcp";
+
     /// Takes the name of a plugin.
     pub fn new(name: &str, call: Call<'a>) -> Result<Self, Error> {
         // A path would lead out of CNI_PATH.
@@ -120,6 +123,11 @@ impl<'a> Delegate<'a> {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says whether it asks over the pod's link, which so has to be there before an address is leased and until it is given back.
+    pub fn asks_over_the_link(&self) -> bool {
+        self.name == Self::OVER_THE_LINK
     }
 
     /// Has it lease addresses.

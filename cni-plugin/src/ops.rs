@@ -92,6 +92,11 @@ enum Error {
     ResolvConf { path: std::path::PathBuf, source: std::io::Error },
     #[error("reach the kernel")]
     Kernel(#[source] rtnl::Error),
+    #[error(
+        "ipam.type={}: it asks over the pod's link, and a routed pod has nobody there: set mode to bridge",
+        Delegate::OVER_THE_LINK
+    )]
+    NobodyToAsk,
 }
 
 impl Coded for Error {
@@ -102,6 +107,7 @@ impl Coded for Error {
                 Code::InputOutput
             }
             Self::Kernel(_) => Code::Wiring,
+            Self::NobodyToAsk => Code::InvalidConfiguration,
         }
     }
 }
@@ -152,7 +158,10 @@ struct Plan {
 impl Plan {
     /// `requested` is an address that the runtime asks for beside those of the configuration.
     fn of(conf: &Conf, requested: Option<IpAddr>) -> Result<Self, Failure> {
-        if conf.network.delegate().is_some() {
+        if let Some(name) = conf.network.delegate() {
+            if name == Delegate::OVER_THE_LINK && conf.bridging.is_none() {
+                return Err(Error::NobodyToAsk.into());
+            }
             let mtu = conf.mtu.or_else(|| Node::read(&run_dir(&conf.network)).ok()?.mtu);
             return Ok(Self { ask: Ask::default(), mtu: mtu.unwrap_or(DEFAULT_MTU) });
         }

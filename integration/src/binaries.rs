@@ -71,14 +71,21 @@ fn find() -> Result<Binaries, Error> {
     }
 }
 
+/// Nothing to link when a program starts.
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+
+/// Nothing to relocate when the plugin starts. docs/decisions/0015
+const AT_A_FIXED_PLACE: &str = "-Crelocation-model=static";
+
 /// Builds the plugin as users install it, small and static; nothing where cargo does not run this program, or runs a build for tests.
 #[expect(clippy::disallowed_methods, reason = "cargo says in the environment that it runs this program")]
 pub fn as_installed() -> Result<Option<PathBuf>, Error> {
     let Some(cargo) = env::var_os("CARGO").filter(|_| !cfg!(debug_assertions)) else { return Ok(None) };
     let cargo = PathBuf::from(cargo);
     let mut command = cargo_build(&cargo);
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    command.args(["--profile", "dist", "--target", &this_machine(), "--bin", "fairway"]);
+    let flags = format!("{STATIC} {AT_A_FIXED_PLACE}");
+    command.env("RUSTFLAGS", flags).args(["--profile", "plugin", "--target", &this_machine()]);
+    command.args(["--package", "cni-plugin", "--bin", "fairway"]);
     executable(&output_of(cargo, &mut command)?, "fairway").map(Some)
 }
 
@@ -93,21 +100,30 @@ pub fn for_an_image() -> Result<Binaries, Error> {
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("image");
 
-    let mut command = cargo_build(&cargo);
-    command.args(["--locked", "--profile", "dist", "--target", &this_machine(), "--target-dir"]).arg(target);
-    // By package: without the features that the lab and the tests want of dependencies.
-    command.args(["-p", "cni-plugin", "-p", "proxy", "--bin", "fairway", "--bin", "fairway-proxy"]);
-    command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", image_flags(root, cargo_home.as_deref()));
-    let messages = output_of(cargo, &mut command)?;
+    let build = |package, name, profile, more: &[&str]| {
+        let mut command = cargo_build(&cargo);
+        command
+            .args(["--locked", "--profile", profile, "--target", &this_machine(), "--target-dir"])
+            .arg(&target);
+        // By package: without the features that the lab and the tests want of dependencies.
+        command.args(["--package", package, "--bin", name]);
+        let flags = image_flags(more, root, cargo_home.as_deref());
+        command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags);
+        executable(&output_of(cargo.clone(), &mut command)?, name)
+    };
     Ok(Binaries {
-        fairway: executable(&messages, "fairway")?,
-        fairway_proxy: executable(&messages, "fairway-proxy")?,
+        fairway: build("cni-plugin", "fairway", "plugin", &[AT_A_FIXED_PLACE])?,
+        fairway_proxy: build("proxy", "fairway-proxy", "dist", &[])?,
     })
 }
 
 /// Flags for the compiler, as cargo takes them where they may have spaces in them.
-fn image_flags(root: &Path, cargo_home: Option<&Path>) -> OsString {
-    let mut flags = OsString::from("-Ctarget-feature=+crt-static");
+fn image_flags(more: &[&str], root: &Path, cargo_home: Option<&Path>) -> OsString {
+    let mut flags = OsString::from(STATIC);
+    for flag in more {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
     let places = [(Some(root), "/fairway"), (cargo_home, "/cargo")];
     for (place, name) in places.into_iter().filter_map(|(place, name)| Some((place?, name))) {
         flags.push("\x1f--remap-path-prefix=");
@@ -128,7 +144,10 @@ fn build(cargo: PathBuf) -> Result<Binaries, Error> {
     let mut command = cargo_build(&cargo);
     // Of the whole workspace, not of packages: then dependencies have the features that `cargo lab` built them with.
     command.args(["--bin", "fairway", "--bin", "fairway-proxy"]);
-    if !cfg!(debug_assertions) {
+    if cfg!(debug_assertions) {
+        // There are no examples; asked for, they make cargo choose the features that it builds tests with, and so build nothing twice.
+        command.args(["--workspace", "--examples"]);
+    } else {
         command.arg("--release");
     }
     let messages = output_of(cargo, &mut command)?;
@@ -144,6 +163,14 @@ fn cargo_build(cargo: &Path) -> Command {
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(["build", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null());
+    // What cargo said of the package that we are of: build scripts that read such would run anew, as for another package.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_CRATE_NAME"
+        {
+            command.env_remove(name);
+        }
+    }
     if sandbox::is_inside() {
         // There is no network inside. What is running was built from the same lock file, as the rest of the workspace.
         command.arg("--offline");
@@ -213,13 +240,15 @@ mod tests {
 
     #[test]
     fn an_image_does_not_tell_where_it_was_built() {
-        let flags = image_flags(Path::new("/home/a b/fairway"), Some(Path::new("/home/a b/.cargo")));
+        let flags =
+            image_flags(&["-Cx"], Path::new("/home/a b/fairway"), Some(Path::new("/home/a b/.cargo")));
 
         let flags: Vec<_> = flags.to_str().unwrap().split('\x1f').collect();
         assert_eq!(
             flags,
             [
                 "-Ctarget-feature=+crt-static",
+                "-Cx",
                 "--remap-path-prefix=/home/a b/fairway=/fairway",
                 "--remap-path-prefix=/home/a b/.cargo=/cargo"
             ]

@@ -76,7 +76,7 @@ fairway_lab::sandbox_tests! {
             assert!(page.lines().any(|line| line == sample), "{sample}: {page}");
         }
 
-        lab.write("slice.yaml", &slice("10.244.2.2", "2026-01-02T03:04:06Z"));
+        lab.write("slice.yaml", &slice("10.244.2.2", "2126-01-02T03:04:06Z"));
         lab.await_line("/metrics", r#"kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}"#, |n| n == "1");
         lab.await_line("/metrics", r#"kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"}"#, |n| n != "0");
         lab.write("service.yaml", &service("http"));

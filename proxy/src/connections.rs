@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -57,7 +58,7 @@ pub enum Error {
 pub struct Connections {
     families: Vec<Family>,
     maps: Vec<(counting::Use, &'static str, SetType)>,
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 /// An address of a service.
@@ -97,7 +98,7 @@ impl Connections {
     /// As a daemon with these settings plans its tables.
     pub fn new(families: &[Family], settings: &Settings) -> Self {
         let maps = counting::maps(settings).collect();
-        Self { families: families.to_vec(), maps, turn: Semaphore::new(1) }
+        Self { families: families.to_vec(), maps, turn: Semaphore::new(1).into() }
     }
 
     /// What the kernel has counted until now.
@@ -105,9 +106,15 @@ impl Connections {
         if self.maps.is_empty() {
             return Err(Error::Off);
         }
-        let _turn = self.turn.try_acquire().map_err(|_| Error::Busy)?;
+        let turn = Arc::clone(&self.turn).try_acquire_owned().map_err(|_| Error::Busy)?;
         let (families, maps) = (self.families.clone(), self.maps.clone());
-        let read = spawn_blocking(move || read(&families, &maps)).await??;
+        // Whoever asked may have gone, and the thread reads on: so it is the thread's turn.
+        let reading = spawn_blocking(move || {
+            let read = read(&families, &maps);
+            drop(turn);
+            read
+        });
+        let read = reading.await??;
         Ok(read.text()?)
     }
 }
@@ -134,13 +141,16 @@ fn read(families: &[Family], maps: &[(counting::Use, &'static str, SetType)]) ->
             Err(error) if error.is_not_found() => continue, // nothing is committed yet
             asked => asked?,
         }
-        while !read.is_cut {
+        loop {
             match counters.step(|counted| read.add(usage, &counted)) {
                 Ok(true) => {}
                 Err(error) if !error.is_not_found() => return Err(error),
                 Ok(false) | Err(_) => break,
             }
-            read.is_cut |= began.elapsed() > BUDGET;
+            if began.elapsed() > BUDGET {
+                read.is_cut = true;
+                return Ok(read); // the rest is left unread, with the socket
+            }
         }
     }
     Ok(read)

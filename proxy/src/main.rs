@@ -1,6 +1,6 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
@@ -46,10 +46,14 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How long the daemon waits for its disk when it ends.
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// Events on their way from a watch to the sync. Beyond that, the watch waits.
 const EVENTS: usize = 1024;
@@ -110,13 +114,21 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let host_name = nix::unistd::gethostname().context("ask for the host's name")?;
     let node_name = config.node_name(&host_name.to_string_lossy());
 
+    // First of all: as the first process of a container, we are ended by a signal only if we listen for it.
+    let mut signals = Signals::listen()?;
     let families = families();
     let metrics = Arc::new(Metrics::new(&families));
-    let store = store(config, &node_name).await?;
-    let source = Source::of(config, &node_name, &metrics, store.clone()).await?;
     let file = config.config.as_ref().zip(file).map(|(path, text)| Watched::new(path, text));
     let file = file.transpose().context("watch the configuration file")?;
-    let _sole = sole::wait(&config.run_dir).await?;
+    let ready = async {
+        let store = store(config, &node_name).await?;
+        let source = Source::of(config, &node_name, &metrics, store.clone()).await?;
+        anyhow::Ok((store, source, sole::wait(&config.run_dir).await?))
+    };
+    let (store, source, _sole) = tokio::select! {
+        () = signals.heard() => return Ok(()),
+        ready = ready => ready?,
+    };
     let tracked = track(config)?;
     let socket = nft::Socket::open()?;
     let monitor = nft::Monitor::open(&socket)?;
@@ -149,77 +161,110 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
     let localhost = localhost.map(|it| it.telling_unopened(metrics.listeners.localhost()));
-    let (start, first_commit) = (predecessor::start()?, sync.followers().first_commit());
+    let (start, first_commit) = (predecessor::start(&config.run_dir)?, sync.followers().first_commit());
     let (sender, events) = mpsc::channel(EVENTS);
-    let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
-    let cancelled = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let stop = cancelled.clone();
-    tasks.spawn(source.run(sender, stop));
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        sync.run(events, stop).await;
-        Ok(())
-    });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        health_checks.run(stop).await;
-        Ok(())
-    });
+    let mut tasks = Tasks::default();
+    tasks.spawn(|stop| source.run(sender, stop));
+    tasks.spawn_unfailing(|stop| sync.run(events, stop));
+    tasks.spawn_unfailing(|stop| health_checks.run(stop));
     for web in webs {
-        let stop = cancelled.clone();
-        tasks.spawn(async move { Ok(web.run(stop).await?) });
+        tasks.spawn(|stop| async { Ok(web.run(stop).await?) });
     }
     if let Some(keeper) = keeper {
-        tasks.spawn(async move {
-            keeper.run().await; // until the sync has ended
-            Ok(())
-        });
+        tasks.spawn_unfailing(|stop| keep(keeper, stop));
     }
     if let Some(localhost) = localhost {
-        let stop = cancelled.clone();
-        tasks.spawn(async move {
-            localhost.run(stop).await;
+        tasks.spawn_unfailing(|stop| localhost.run(stop));
+    }
+    let run_dir = config.run_dir.clone();
+    tasks.spawn_unfailing(|stop| predecessor::take_over(start, run_dir, first_commit, stop));
+    if let Some(file) = file {
+        tasks.spawn(|stop| await_change(file, stop));
+    }
+    tasks.spawn_unfailing(|stop| flows.run(stop));
+    tasks.spawn_unfailing(|stop| host_ports.run(stop));
+    tasks.spawn_unfailing(|stop| async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = signals.heard() => {}
+        }
+    });
+    tasks.drain().await
+}
+
+/// Keeps what is known until the sync has ended, and a moment more: a disk that hangs must not hold up whoever comes after us.
+async fn keep(keeper: Keeper, stop: CancellationToken) {
+    tokio::select! {
+        () = keeper.run() => {}
+        () = async { stop.cancelled().await; sleep(LAST_SAVE).await } => {
+            warn!(after_s = LAST_SAVE.as_secs(), "ended before what is known was kept: the disk is too slow");
+        }
+    }
+}
+
+/// What the daemon does, all at the same time.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<anyhow::Result<()>>,
+    cancelled: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts a task that ends when it is told to.
+    fn spawn<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.running.spawn(task(self.cancelled.clone()));
+    }
+
+    /// The same, with one that has nothing to complain of.
+    fn spawn_unfailing<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.cancelled.clone());
+        self.running.spawn(async {
+            task.await;
             Ok(())
         });
     }
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        predecessor::take_over(start, first_commit, stop).await;
-        Ok(())
-    });
-    if let Some(file) = file {
-        tasks.spawn(await_change(file, cancelled.clone()));
+
+    /// Whichever ends first, for whatever reason, ends the others. The first error is the reason to tell.
+    async fn drain(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            self.cancelled.cancel();
+            let ended = ended.context("a task of the daemon").flatten();
+            result = result.and(ended);
+        }
+        result
     }
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        flows.run(stop).await;
-        Ok(())
-    });
-    let stop = cancelled.clone();
-    tasks.spawn(async move {
-        host_ports.run(stop).await;
-        Ok(())
-    });
-    tasks.spawn(await_signal(terminate, interrupt, cancelled.clone()));
-    drain(tasks, &cancelled).await
 }
 
-/// Ends when the system or somebody asks for it.
-async fn await_signal(
-    mut terminate: Signal,
-    mut interrupt: Signal,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        _ = terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
-        _ = interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
+/// The ways in which the system, or somebody, asks us to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
     }
-    Ok(())
+
+    /// Returns when we are asked to end.
+    async fn heard(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopped; rules and routes stay"),
+            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopped; rules and routes stay"),
+        }
+    }
 }
 
 /// Ends with an error when the configuration file says something else, as kube-proxy does: whoever started the daemon starts it again.
@@ -332,17 +377,6 @@ fn is_route_localnet_put_back(config: &Config) -> bool {
     put_back.is_ok()
 }
 
-/// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
-async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationToken) -> anyhow::Result<()> {
-    let mut result = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        cancelled.cancel();
-        let ended = ended.context("a task of the daemon").flatten();
-        result = result.and(ended);
-    }
-    result
-}
-
 /// Writes what is in force as a configuration file.
 fn write_config(config: &Config, path: &Path) -> anyhow::Result<()> {
     let (yaml, notices) = config::written::write(config)?;
@@ -372,7 +406,15 @@ async fn clean_up(config: &Config) -> anyhow::Result<()> {
     };
     let routes = async { nodes::remove_routes(&rtnl::Kernel::open()?).await };
     let routes = routes.await.context("remove the routes to other nodes");
-    let predecessor = predecessor::remove_and_tell().context("remove what kube-proxy left");
+    // Nobody else of ours runs, so whoever answers there is kube-proxy, come back already.
+    let is_back = config.metrics_bind_address.0.is_some_and(predecessor::answers_at);
+    let predecessor = if is_back {
+        warn!("kube-proxy runs here: its rules stay");
+        Ok(())
+    } else {
+        predecessor::remove_and_tell().context("remove what kube-proxy left")
+    };
+    let predecessor = predecessor.and(predecessor::forget(&config.run_dir).context("forget the first start"));
     let state = if config.state_dir.is_empty() { Ok(()) } else { store::remove(&config.state_dir) };
     let state = state.context("remove what was kept for a start without the API server");
     let failed: Vec<String> = [localhost.map(drop), files, tables, routes.map(drop), state, predecessor]

@@ -4,9 +4,18 @@
 //! stays. Without them packets would still find services by rules that nobody keeps up to date. A kube-proxy that runs is not fought: if its
 //! pieces come back, that is said once.
 
-use std::{fmt, fs, time::Duration};
+use std::{
+    fmt, fs,
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use dataplane::nft::foreign::{Error, Foreign, Removal};
+use dataplane::{
+    disk::{self, Directory, Durability},
+    nft::foreign::{Error, Foreign, Removal},
+};
 use tokio::{sync::oneshot, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -148,34 +157,77 @@ pub fn legacy() -> Option<String> {
 /// Where a daemon finds itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Start {
-    /// Nothing of ours was there: another proxy may have served the node until now.
+    /// Another proxy may have served the node until now.
     First,
-    /// An earlier run of ours served it.
+    /// An earlier run of ours served it, and has removed what another left.
     Again,
 }
 
-/// Says which start this is.
-pub fn start() -> Result<Start, Error> {
-    let foreign = Foreign::open()?;
-    for family in Family::ALL {
-        if foreign.has_table(family, dataplane::owner::TABLE)? {
-            return Ok(Start::Again);
-        }
-    }
-    Ok(Start::First)
+/// In the run directory: what kube-proxy left has been removed, since this boot.
+const REMOVED: &str = "kube-proxy-removed";
+
+fn directory(run_dir: &Path) -> Directory {
+    Directory::new(run_dir, Durability::Volatile)
 }
 
-/// Takes the node over once our own rules serve it: removes what kube-proxy left at the first start, and says so if it comes back or is still
-/// there at another.
-pub async fn take_over(start: Start, first_commit: oneshot::Receiver<()>, cancelled: CancellationToken) {
+/// Says which start this is.
+pub fn start(run_dir: &Path) -> Result<Start, disk::Error> {
+    let is_done = directory(run_dir).read(REMOVED)?.is_some();
+    Ok(if is_done { Start::Again } else { Start::First })
+}
+
+/// The next start is the first again.
+pub fn forget(run_dir: &Path) -> Result<(), disk::Error> {
+    directory(run_dir).remove(REMOVED).map(drop)
+}
+
+/// Says whether a kube-proxy tells its mode at that address, where a daemon of ours would otherwise.
+pub fn answers_at(address: SocketAddr) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST: u64 = 4 << 10;
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(host, address.port()), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /proxyMode HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(MOST).read_to_string(&mut answer)?;
+        io::Result::Ok(answer)
+    };
+    ask().is_ok_and(|answer| MODES.iter().any(|mode| answer.trim_end().ends_with(mode)))
+}
+
+/// kube-proxy's modes on Linux.
+const MODES: [&str; 3] = ["iptables", "ipvs", "nftables"];
+
+/// Takes the node over once our own rules serve it: removes what kube-proxy left at the first start, until that is done, and says so if it
+/// comes back or is still there at another.
+pub async fn take_over(
+    start: Start,
+    run_dir: PathBuf,
+    first_commit: oneshot::Receiver<()>,
+    cancelled: CancellationToken,
+) {
     let take_over = async {
         if first_commit.await.is_err() {
             return;
         }
         if start == Start::First {
-            if let Err(error) = on_a_thread(remove_and_tell).await {
-                let error: &(dyn std::error::Error + 'static) = &error;
-                warn!(error, "what kube-proxy left is still there, at least some of it");
+            let mut is_told = false;
+            while let Err(error) = on_a_thread(remove_and_tell).await {
+                if !is_told {
+                    let error: &(dyn std::error::Error + 'static) = &error;
+                    warn!(error, "what kube-proxy left is still there, at least some of it: tries again");
+                    is_told = true;
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            if let Err(error) = directory(&run_dir).replace(REMOVED, b"") {
+                debug!(%error, "the next start removes what kube-proxy left once more");
             }
             sleep(LOOK_AGAIN).await;
         }

@@ -206,10 +206,8 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                 }
                 self.touched.extend(touched);
             }
-            if is_due || !self.touched.is_empty() {
-                self.followers.queued();
-            }
             if is_listed && (is_due || !self.touched.is_empty()) {
+                self.followers.queued();
                 let outcome = self.commit().await;
                 again_at = self.pace.after(outcome).map(|pause| Instant::now() + pause);
                 is_due = false;

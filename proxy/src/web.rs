@@ -104,7 +104,7 @@ impl Web {
         let (purpose, address) = (self.purpose, self.address);
         let mut is_told = false;
         let listener = loop {
-            match socket::tcp(address) {
+            match socket::tcp_of_all(address) {
                 Ok(listener) => break listener,
                 Err(source) if self.is_hard_fail => return Err(Error { address, purpose, source }),
                 Err(error) if !is_told => {

@@ -13,6 +13,7 @@ mod runtime;
 use std::{fs, io::Write, os::unix::fs::symlink, path::Path, thread};
 
 use cni_plugin::{Environment, Outcome};
+use dataplane::sysctl;
 use nix::mount::{MsFlags, mount};
 use runtime::{Runtime, addresses, dual_stack, failure, success};
 use serde_json::{Value, json};
@@ -167,6 +168,27 @@ fairway_lab::sandbox_tests! {
         put(&runtime, "/run/fairway/node.json", b"{");
         assert_eq!(failure(&runtime.call("STATUS", "")).0, 50);
         success(&runtime.call("DEL", "c"));
+    }
+
+    fn status_tells_a_node_that_cannot_add_pods_from_one_that_also_cuts_off_those_it_has() {
+        let runtime = Runtime::new(dual_stack());
+        let runtime = Runtime { conf: runtime.conf_with(&json!({ "ipam": null })), ..runtime };
+        put(&runtime, "/run/fairway/node.json", br#"{"podCIDRs":["10.244.7.0/24"]}"#);
+        runtime.add("a");
+        let forward = |value| {
+            runtime.host.run(|| sysctl::set("net/ipv4/ip_forward", value).unwrap()).unwrap();
+        };
+        let status = || failure(&runtime.call("STATUS", "")).0;
+
+        forward("0");
+        success(&runtime.call("STATUS", "")); // the next ADD would mend it
+        put(&runtime, "/run/fairway/node.json", b"{");
+        assert_eq!(status(), 51);
+        forward("1");
+        assert_eq!(status(), 50);
+        forward("0");
+        success(&runtime.call("DEL", "a"));
+        assert_eq!(status(), 50, "there is nobody to cut off");
     }
 
     fn no_request_writes_outside_of_its_run_directory() {

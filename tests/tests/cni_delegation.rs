@@ -10,11 +10,17 @@
 
 mod runtime;
 
-use std::{fs, path::Path, time::SystemTime};
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::SystemTime,
+};
 
 use cni_plugin::Outcome;
-use dataplane::rtnl::{Mac, VethEnd};
-use runtime::{Runtime, addresses, failure, success};
+use dataplane::rtnl::{Address, Bridge, Mac, VethEnd};
+use fairway_lab::wait;
+use runtime::{Runtime, addresses, failure, success, traces::say};
 use serde_json::{Value, json};
 
 const DIR: &str = "/run/lab/fake-ipam";
@@ -313,6 +319,104 @@ fairway_lab::sandbox_tests! {
         success(&check(&runtime, "a", &result));
         success(&runtime.call("DEL", "a"));
     }
+
+    fn dhcp_leases_over_the_link_to_the_bridge_and_gives_back_over_it() {
+        let Some((runtime, _running)) = dhcp() else { return };
+
+        let results = ["a", "b"].map(|container| runtime.add(container));
+
+        let mut leased: Vec<String> = results.iter().flat_map(addresses).collect();
+        assert_eq!(say(&runtime, Some("a"), "b", &leased[1]).0, "hello");
+        success(&check(&runtime, "a", &results[0]));
+        let link = || runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await.unwrap() });
+        let before = link();
+        assert_eq!(success(&runtime.call("ADD", "a"))["ips"], results[0]["ips"], "once more");
+        assert_eq!(link(), before, "the daemon renews the lease over this very link");
+        success(&runtime.call("DEL", "a"));
+        assert_eq!(addresses(&runtime.add("c")), [leased[0].as_str()], "no other was free");
+        leased.sort();
+        assert_eq!(leased, ["10.9.0.50", "10.9.0.51"]);
+        for container in ["b", "c"] {
+            success(&runtime.call("DEL", container));
+        }
+        assert_eq!(runtime.files("/run/fairway/pods/owners"), [""; 0]);
+    }
+
+    fn dhcp_has_nobody_to_ask_for_a_routed_pod_and_a_failed_lease_leaves_no_link() {
+        let Some(mut runtime) = reference(&json!({ "type": "dhcp", "daemonSocketPath": "/run/lab/nobody" })) else {
+            return;
+        };
+        runtime.sandbox("a");
+        let (code, told) = failure(&runtime.call("ADD", "a"));
+        assert_eq!(code, 7, "{told}");
+        assert!(told.contains("set mode to bridge"), "{told}");
+
+        runtime.conf["mode"] = "bridge".into();
+        let (_, told) = failure(&runtime.call("ADD", "a"));
+
+        assert!(told.contains("/run/lab/nobody"), "{told}");
+        let links = runtime.on_host(|kernel| async move { kernel.links().await.unwrap() });
+        assert!(!links.iter().any(dataplane::rtnl::Link::is_veth), "{links:?}");
+        assert_eq!(runtime.files("/run/fairway/pods/owners"), [""; 0]);
+    }
+}
+
+/// A program on the host that runs until this goes.
+struct Running(Child);
+
+impl Running {
+    fn start(runtime: &Runtime, program: &mut Command) -> Self {
+        let child = runtime.host.run(|| {
+            let log = fs::File::create("/run/lab/running.log").unwrap();
+            program.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+        });
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A host on whose bridge a DHCP server has two addresses to give; nothing where there is no such server.
+fn dhcp() -> Option<(Runtime, [Running; 2])> {
+    const SERVER: &str = "/run/lab/udhcpd.conf";
+    const SOCKET: &str = "/run/lab/dhcp.sock";
+    let mut runtime = reference(&json!({ "type": "dhcp", "daemonSocketPath": SOCKET }))?;
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    let Some(busybox) = busybox else {
+        println!("busybox is not installed: dhcp is not tried");
+        return None;
+    };
+    runtime.conf["mode"] = "bridge".into();
+    runtime.conf["bridge"] = "cni0".into();
+    runtime.on_host(|kernel| async move {
+        kernel.add_bridge(&Bridge { name: "cni0".to_owned(), mac: None, mtu: None }).await.unwrap();
+        let bridge = kernel.link("cni0").await.unwrap().index;
+        kernel.add_address(&Address::bare(bridge, "10.9.0.1/24".parse().unwrap())).await.unwrap();
+        kernel.set_up(bridge, true).await.unwrap();
+    });
+    runtime
+        .host
+        .run(|| {
+            fs::write("/run/lab/leases", "").unwrap();
+            let conf = "start 10.9.0.50\nend 10.9.0.51\ninterface cni0\nlease_file /run/lab/leases\n\
+                        pidfile /run/lab/udhcpd.pid\noption subnet 255.255.255.0\noption router 10.9.0.1\n";
+            fs::write(SERVER, conf).unwrap();
+        })
+        .unwrap();
+    let server = Running::start(&runtime, Command::new(busybox).args(["udhcpd", "-f", SERVER]));
+    let daemon = Path::new(REFERENCE).join("dhcp");
+    let daemon = Running::start(&runtime, Command::new(daemon).args(["daemon", "-socketpath", SOCKET]));
+    wait::until("the dhcp daemon to listen", || {
+        let listens = runtime.host.run(|| Path::new(SOCKET).exists()).unwrap();
+        if listens { Ok(()) } else { Err("no socket yet".to_owned()) }
+    })
+    .unwrap();
+    Some((runtime, [server, daemon]))
 }
 
 fn main() -> std::process::ExitCode {

@@ -231,7 +231,7 @@ fairway_lab::sandbox_tests! {
             plugin("echo s3cret; echo s3cret >&2; exit 3");
             node.kubeconfig(&format!("{{exec: {{{EXEC}, env: [{{name: KEY, value: s3cret}}]}}}}"));
             node.put_service(80);
-            node.follow();
+            node.start(&["--kubeconfig", &format!("{DIR}/kubeconfig"), "--hostname-override=w1", "--v=9"]);
             until("the daemon to say so", || log().contains("the exec plugin ended with exit status: 3"));
 
             plugin("echo '{s3cret: '");

@@ -163,30 +163,44 @@ fn the_daemon_takes_its_arguments_and_its_configuration_file_without_a_word() {
     assert_eq!((last.run_dir, last.cni_conf_dir), (config_of_daemon.run_dir, config_of_daemon.cni_conf_dir));
 }
 
-#[test]
-fn what_the_daemon_writes_is_the_node_s_own() {
-    let daemon_set = daemon_set();
-    let pod = pod(&daemon_set);
+/// The node's own places that a container may write to, each of which it sees where it is.
+fn writable<'a>(pod: &'a PodSpec, container: &'a Container) -> BTreeSet<PathBuf> {
     let places: BTreeMap<_, _> = pod
         .volumes
         .iter()
         .flatten()
         .filter_map(|volume| Some((volume.name.clone(), volume.host_path.as_ref()?.path.clone())))
         .collect();
-    let mounted: BTreeSet<_> = daemon(pod)
-        .volume_mounts
-        .iter()
-        .flatten()
-        .filter(|mount| mount.read_only != Some(true))
+    let mounts = container.volume_mounts.iter().flatten().filter(|mount| mount.read_only != Some(true));
+    mounts
         .map(|mount| {
-            assert_eq!(places[&mount.name], mount.mount_path);
+            assert_eq!(places.get(&mount.name), Some(&mount.mount_path));
             PathBuf::from(&mount.mount_path)
         })
-        .collect();
+        .collect()
+}
+
+#[test]
+fn what_the_daemon_writes_is_the_node_s_own() {
+    let daemon_set = daemon_set();
+    let pod = pod(&daemon_set);
 
     let (config, _) = config(daemon(pod));
+
     let written = [config.run_dir, config.cni_conf_dir, config.cni_bin_dir.unwrap(), config.state_dir.into()];
-    assert_eq!(mounted, written.into());
+    assert_eq!(writable(pod, daemon(pod)), written.into());
+}
+
+#[test]
+fn what_cleanup_removes_is_the_node_s_own() {
+    let cleanup: DaemonSet = only("cleanup.yaml", "DaemonSet");
+    let pod = pod(&cleanup);
+    let container = &pod.init_containers.as_ref().unwrap()[0];
+
+    let (config, _) = config(container);
+
+    let removed = [config.run_dir, config.cni_conf_dir, config.state_dir.into()];
+    assert_eq!(writable(pod, container), removed.into());
 }
 
 #[test]

@@ -8,7 +8,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
@@ -41,7 +42,11 @@ struct Daemon {
 
 impl Daemon {
     fn start(flags: &[&str]) -> Self {
-        let mut child = program().args(flags).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(program().args(flags))
+    }
+
+    fn run(program: &mut Command) -> Self {
+        let mut child = program.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -89,6 +94,14 @@ impl Drop for Daemon {
 
 fn program() -> Command {
     Command::new(&binaries::built().unwrap().fairway_proxy)
+}
+
+/// There once a first start has removed what kube-proxy left.
+const REMOVED: &str = "/run/fairway/kube-proxy-removed";
+
+fn await_first_start() {
+    let is_done = || if Path::new(REMOVED).exists() { Ok(()) } else { Err("not yet".to_owned()) };
+    wait::until("the first start to be done", is_done).unwrap();
 }
 
 fn on_a_node(work: impl FnOnce() + Send) {
@@ -305,7 +318,7 @@ fairway_lab::sandbox_tests! {
         }
         on_a_node(|| {
             let daemon = Daemon::with_manifests();
-            daemon.says("committed");
+            await_first_start();
             daemon.ends_by(Signal::SIGTERM);
             run(&["nft", "-f", "-"], OF_NFTABLES_MODE);
 
@@ -314,6 +327,68 @@ fairway_lab::sandbox_tests! {
             let said = daemon.says("kube-proxy's rules are here beside ours");
             assert!(said.contains("table ip kube-proxy, table ip6 kube-proxy"), "{said}");
             assert!(run(&["nft", "list", "tables"], "").contains("table ip kube-proxy"));
+        });
+    }
+
+    fn what_a_first_start_had_no_time_to_remove_goes_at_the_next() {
+        if !is_installed("nft") {
+            return;
+        }
+        on_a_node(|| {
+            let daemon = Daemon::with_manifests();
+            await_first_start();
+            daemon.ends_by(Signal::SIGTERM);
+            fs::remove_file(REMOVED).unwrap(); // as if it had ended before
+            run(&["nft", "-f", "-"], OF_NFTABLES_MODE);
+
+            let _daemon = Daemon::with_manifests();
+
+            await_first_start();
+            assert!(!run(&["nft", "list", "tables"], "").contains("table ip kube-proxy"));
+        });
+    }
+
+    fn what_a_kube_proxy_that_runs_serves_by_stays_at_cleanup() {
+        if !is_installed("nft") {
+            return;
+        }
+        on_a_node(|| {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { Kernel::open().unwrap().set_up(LOOPBACK, true).await.unwrap() });
+            run(&["nft", "-f", "-"], OF_NFTABLES_MODE);
+            let kube_proxy = TcpListener::bind("127.0.0.1:10249").unwrap();
+            let answers = thread::spawn(move || {
+                let (mut client, _) = kube_proxy.accept().unwrap();
+                let mut request = [0; 64];
+                let length = client.read(&mut request).unwrap();
+                client.write_all(b"HTTP/1.0 200 OK\r\n\r\nnftables").unwrap();
+                String::from_utf8_lossy(request.get(..length).unwrap()).into_owned()
+            });
+
+            let output = clean_up();
+
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success() && said.contains("kube-proxy runs here: its rules stay"), "{said}");
+            assert!(answers.join().unwrap().starts_with("GET /proxyMode "));
+            assert!(run(&["nft", "list", "tables"], "").contains("table ip kube-proxy"));
+        });
+    }
+
+    fn a_daemon_that_waits_ends_when_asked_to_also_as_the_first_process_of_a_container() {
+        on_a_node(|| {
+            let first = Daemon::with_manifests();
+            first.says("committed");
+            let mut container = Command::new("unshare");
+            container.args(["--pid", "--fork", "--kill-child"]).arg(&binaries::built().unwrap().fairway_proxy);
+            let second = Daemon::run(container.args(["--manifests", MANIFESTS]));
+            second.says("another daemon runs on this node");
+
+            let parent = second.child.id();
+            let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+            kill(Pid::from_raw(children.trim().parse().unwrap()), Signal::SIGTERM).unwrap();
+
+            let (said, status) = second.ends();
+            assert!(status.success() && said.contains("SIGTERM"), "{said}");
         });
     }
 

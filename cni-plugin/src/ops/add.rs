@@ -10,13 +10,13 @@ use crate::{
     conf::{Conf, Network, resolv},
     delegate::Delegate,
     failure::Failure,
-    ipam::{
-        Ask,
-        store::{self, Delegated, Record, Store},
-    },
+    ipam::store::{self, Delegated, Record, Store},
     request::Target,
     result::AddResult,
-    wiring::kernel as wire,
+    wiring::{
+        host_end_of,
+        kernel::{self as wire, Pair},
+    },
 };
 
 /// Wires a pod. A pod that is wired already gets the same answer again.
@@ -40,13 +40,17 @@ pub(super) async fn run(
     let record = Record { port_mappings: conf.port_mappings.clone(), ..record_of(target, &sandbox)? };
     let ask = delegate.is_none().then_some(&plan.ask);
     host_ports::withdraw_others(&conf.network.name, &store, (&target.attachment, &record), ask)?;
-    let record = match delegate {
-        Some(delegate) => lease_elsewhere(&store, target, record, delegate)?,
-        None => lease(&conf.network.name, &host, &store, (target, &record), &plan.ask).await?,
+    let pod = Pod { conf: &conf, plan: &plan, target, sandbox: &sandbox, host: &host, store: &store };
+    let (pair, record) = match delegate {
+        Some(delegate) => pod.lease_elsewhere(record, delegate).await?,
+        None => (None, pod.lease(&record).await?),
     };
     let wired = async {
         let wiring = plan.wiring(&conf, target, &record)?;
-        let bridge = wire::build(&wiring, &host, &sandbox.netns).await?;
+        let bridge = match &pair {
+            Some(pair) => wire::complete(pair, &wiring, &host).await?,
+            None => wire::build(&wiring, &host, &sandbox.netns).await?,
+        };
         tune::tune(&conf.tuning, target, &sandbox, &store).await?;
         host_ports::publish(&conf.network.name, &store, &record, &wiring, &host).await?;
         Ok::<_, Failure>(wiring.result(&target.netns.to_string_lossy(), bridge.as_ref()))
@@ -75,58 +79,93 @@ fn resolve(path: &Path) -> Result<Value, Error> {
     Ok(resolv::dns_in(&String::from_utf8_lossy(&text)))
 }
 
-/// Has another plugin lease addresses. The record comes first: whatever happens then, GC finds the attachment by it.
-fn lease_elsewhere(
-    store: &Store,
-    target: &Target,
-    record: Record,
-    delegate: &Delegate<'_>,
-) -> Result<Record, Failure> {
-    let is_new = store.find(&target.attachment)?.is_none();
-    if is_new {
-        let nothing = Delegated { name: delegate.name().to_owned(), result: AddResult::default() };
-        store.hold(&target.attachment, &Record { delegated: Some(nothing), ..record.clone() })?;
-    }
-    let result = match delegate.add() {
-        Ok(result) => result,
-        Err(error) => {
-            // What it may have leased before it failed or printed nonsense. A second ADD takes nothing from the first one.
-            if is_new {
-                let _ = delegate.release(&target.attachment);
-                let _ = store.release(&target.attachment);
-            }
-            return Err(error.into());
-        }
-    };
-    let addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
-    let delegated = Some(Delegated { name: delegate.name().to_owned(), result });
-    let record = Record { addresses, delegated, ..record };
-    match store.hold(&target.attachment, &record) {
-        Ok(()) => Ok(record),
-        Err(error) => {
-            let _ = delegate.release(&target.attachment);
-            let _ = store.release(&target.attachment);
-            Err(error.into())
-        }
-    }
+/// What an ADD is about.
+struct Pod<'a> {
+    conf: &'a Conf,
+    plan: &'a Plan,
+    target: &'a Target,
+    sandbox: &'a Sandbox,
+    host: &'a Kernel,
+    store: &'a Store,
 }
 
-/// Leases addresses; where there are none left, after those that nobody uses have been given back.
-async fn lease(
-    network: &str,
-    host: &Kernel,
-    store: &Store,
-    (target, record): (&Target, &Record),
-    ask: &Ask,
-) -> Result<Record, Failure> {
-    match store.lease(&target.attachment, record, ask) {
-        Err(error @ (store::Error::Exhausted { .. } | store::Error::Taken { .. })) => {
-            if !reclaim::reclaim(network, host, store).await? {
-                return Err(error.into());
-            }
-            Ok(store.lease(&target.attachment, record, ask)?)
+impl Pod<'_> {
+    /// Has another plugin lease addresses, over the pod's link if it wants one: that is then there, too. The record comes first:
+    /// whatever happens then, GC finds the attachment by it.
+    async fn lease_elsewhere(
+        &self,
+        record: Record,
+        delegate: &Delegate<'_>,
+    ) -> Result<(Option<Pair>, Record), Failure> {
+        let attachment = &self.target.attachment;
+        let earlier = self.store.find(attachment)?;
+        let nothing = Delegated { name: delegate.name().to_owned(), result: AddResult::default() };
+        let held = Record { delegated: Some(nothing), ..record.clone() };
+        if earlier.is_none() {
+            self.store.hold(attachment, &held)?;
         }
-        leased => Ok(leased?),
+        let leased = async {
+            let over_the_link = delegate.asks_over_the_link();
+            let pair = if over_the_link { self.join(earlier.as_ref(), &held).await? } else { None };
+            Ok::<_, Failure>((pair, delegate.add()?))
+        };
+        let (pair, result) = match leased.await {
+            Ok(leased) => leased,
+            Err(failure) => {
+                // What it may have leased before it failed or printed nonsense. A second ADD takes nothing from the first one.
+                if earlier.is_none() {
+                    self.give_back(delegate).await;
+                }
+                return Err(failure);
+            }
+        };
+        let addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
+        let delegated = Some(Delegated { name: delegate.name().to_owned(), result });
+        let record = Record { addresses, delegated, ..record };
+        match self.store.hold(attachment, &record) {
+            Ok(()) => Ok((pair, record)),
+            Err(error) => {
+                self.give_back(delegate).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes the link without addresses, unless it is there as an earlier ADD left it when it was done.
+    async fn join(&self, earlier: Option<&Record>, held: &Record) -> Result<Option<Pair>, Failure> {
+        if let Some(record) = earlier.filter(|record| !record.addresses.is_empty()) {
+            let wiring = self.plan.wiring(self.conf, self.target, record)?;
+            let pod = Kernel::open_in(&self.sandbox.netns).map_err(Error::Kernel)?;
+            if wire::faults(&wiring, self.host, &pod).await?.is_empty() {
+                return Ok(None);
+            }
+        }
+        let wiring = self.plan.wiring(self.conf, self.target, held)?;
+        wire::demolish(self.host, &wiring.host_end.name).await?;
+        Ok(wire::join(&wiring, self.host, &self.sandbox.netns).await?)
+    }
+
+    async fn give_back(&self, delegate: &Delegate<'_>) {
+        let attachment = &self.target.attachment;
+        let _ = delegate.release(attachment);
+        if delegate.asks_over_the_link() {
+            let _ = wire::demolish(self.host, &host_end_of(&self.conf.network.name, attachment)).await;
+        }
+        let _ = self.store.release(attachment);
+    }
+
+    /// Leases addresses; where there are none left, after those that nobody uses have been given back.
+    async fn lease(&self, record: &Record) -> Result<Record, Failure> {
+        let (attachment, ask) = (&self.target.attachment, &self.plan.ask);
+        match self.store.lease(attachment, record, ask) {
+            Err(error @ (store::Error::Exhausted { .. } | store::Error::Taken { .. })) => {
+                if !reclaim::reclaim(&self.conf.network.name, self.host, self.store).await? {
+                    return Err(error.into());
+                }
+                Ok(self.store.lease(attachment, record, ask)?)
+            }
+            leased => Ok(leased?),
+        }
     }
 }
 

@@ -38,7 +38,8 @@ pub(crate) async fn undo(
     undo_with(None, network, host, store, of).await
 }
 
-/// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more.
+/// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more. One
+/// that was leased over the link is given back over it.
 /// Where host ports stay, the link goes all the same. A kernel parameter that cannot be set back stands in the way of nothing, and
 /// is told of in the end.
 async fn undo_with(
@@ -50,13 +51,19 @@ async fn undo_with(
 ) -> Result<(), Failure> {
     let withdrawn = host_ports::withdraw(network, store, attachment);
     let untuned = tune::untune(store, attachment);
+    let (before, after) = match delegate {
+        Some(delegate) if delegate.asks_over_the_link() => (Some(delegate), None),
+        delegate => (None, delegate),
+    };
+    let returned = before.map_or(Ok(()), |delegate| delegate.release(attachment));
     let host_end = host_end_of(network, attachment);
     if let Some(helper) = helper {
         helper.delete(host, &host_end).await;
     }
     wire::demolish(host, &host_end).await?;
     withdrawn?;
-    if let Some(delegate) = delegate {
+    returned?;
+    if let Some(delegate) = after {
         delegate.release(attachment)?;
     }
     store.forget_before(attachment)?;

@@ -130,16 +130,41 @@ async fn find(kernel: &Kernel, name: &str) -> Result<Option<Link>, rtnl::Error> 
     }
 }
 
+/// A pod's link that was just made: in its place and up, without addresses.
+#[derive(Debug)]
+pub struct Pair {
+    pod: Kernel,
+    pod_end: u32,
+    host_end: Link,
+}
+
 /// Makes the pod's link, unless it is there and as it should be, and returns the bridge that it is plugged into, if it is.
 /// What is left of an earlier try is made anew.
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Link>, Error> {
+    match join(wiring, host, netns).await? {
+        Some(pair) => address(&pair, wiring, host).await?,
+        None => return bridge::find(wiring, host).await,
+    }
+    bridge::find(wiring, host).await
+}
+
+/// The second half of [`build`], for addresses that were leased over the link itself: gives them to a pair that was joined without.
+pub async fn complete(pair: &Pair, wiring: &Wiring, host: &Kernel) -> Result<Option<Link>, Error> {
+    bridge::ensure(wiring, host).await?;
+    allow_forwarding(wiring)?;
+    address(pair, wiring, host).await?;
+    bridge::find(wiring, host).await
+}
+
+/// The first half of [`build`]: makes the pod's link, or nothing if it is there, whole, with its addresses.
+pub async fn join(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Pair>, Error> {
     let bridge = bridge::ensure(wiring, host).await?;
     allow_forwarding(wiring)?;
     // Nearly always nothing is in the way, so nothing is looked for until something is.
     match host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await {
         Err(error) if error.is_exists() => {
             if is_built(wiring, host, netns).await? {
-                return bridge::find(wiring, host).await;
+                return Ok(None);
             }
             host.add_veth(&wiring.host_end, &wiring.pod_end, Some(netns)).await.map_err(on_host)?;
         }
@@ -167,13 +192,17 @@ pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Opti
     // The end that is up last works at once: a pod may speak as soon as it runs.
     host.set_up_with_alias(host_end.index, &wiring.alias).await.map_err(on_host)?;
     pod.set_up(pod_end, true).await.map_err(in_pod)?;
-    install(&pod, &wiring.pod_side(pod_end)).await.map_err(on_new_link)?;
-    install(host, &wiring.host_side(host_end.index)).await.map_err(on_host)?;
-    wait_until_working(host, &host_end, bridge.is_some()).await?;
+    Ok(Some(Pair { pod, pod_end, host_end }))
+}
+
+async fn address(pair: &Pair, wiring: &Wiring, host: &Kernel) -> Result<(), Error> {
+    install(&pair.pod, &wiring.pod_side(pair.pod_end)).await.map_err(on_new_link)?;
+    install(host, &wiring.host_side(pair.host_end.index)).await.map_err(on_host)?;
+    wait_until_working(host, &pair.host_end, wiring.bridging.is_some()).await?;
     if wiring.seeks_duplicates() {
-        bridge::wait_until_unique(&pod, &wiring.pod_side(pod_end)).await?;
+        bridge::wait_until_unique(&pair.pod, &wiring.pod_side(pair.pod_end)).await?;
     }
-    bridge::find(wiring, host).await
+    Ok(())
 }
 
 /// Says whether what is in the way of a pair is that very pair, whole. What is left of an earlier try is removed.

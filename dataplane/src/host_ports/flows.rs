@@ -51,9 +51,14 @@ fn end<C: Conntrack>(
 ) -> Result<(), C::Error> {
     let of = |claim: &Claim| (claim.host_port.family(), claim.host_port.protocol);
     let kinds: BTreeSet<_> = claims.iter().map(of).filter(|(_, protocol)| is_sent_on(*protocol)).collect();
-    for (family, protocol) in kinds {
-        let flows = conntrack.flows(&Filter::all(family, protocol), &mut |flow| {
-            claims.iter().any(|claim| of(claim) == (family, protocol) && is_meant(claim, flow))
+    for kind in kinds {
+        let ports: BTreeSet<u16> =
+            claims.iter().filter(|claim| of(claim) == kind).map(|claim| claim.host_port.host_port).collect();
+        // One walk through all flows, whatever is asked for; the kernel can leave out what is not of one port.
+        let port = ports.first().copied().filter(|_| ports.len() == 1);
+        let filter = Filter { port, ..Filter::all(kind.0, kind.1) };
+        let flows = conntrack.flows(&filter, &mut |flow| {
+            claims.iter().any(|claim| of(claim) == kind && is_meant(claim, flow))
         })?;
         conntrack.delete(&flows)?;
     }

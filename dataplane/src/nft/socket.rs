@@ -223,7 +223,7 @@ impl Socket {
     /// added are left out: they may be a million, and are nobody's to compare.
     pub fn held(&self, family: Family) -> Result<Option<Held>, Error> {
         uninterrupted(|| {
-            let Some(mut held) = self.list_outline(family)? else { return Ok(None) };
+            let Some((mut held, _)) = self.list_outline(family, None)? else { return Ok(None) };
             for (name, map) in held.maps.iter_mut().filter(|(_, map)| map.kind.dynamic.is_none()) {
                 if !self.read_elements(family, name, map)? {
                     held.foreign_maps.insert(name.clone());
@@ -236,36 +236,50 @@ impl Socket {
 
     /// Says whether the kernel holds all chains, rules and maps of a table, whatever their elements, and no others.
     pub fn is_outline_of(&self, table: &Table) -> Result<bool, Error> {
-        let outline = self.outline(table.family)?;
+        let found = uninterrupted(|| self.list_outline(table.family, Some(table)))?;
         let empty = |map: &Map| Map::new(map.kind);
         let maps = table.maps.iter().map(|(name, map)| (name.clone(), empty(map))).collect();
-        Ok(outline == Some(Held { maps, ..Held::from(table) }))
+        Ok(found == Some((Held { maps, ..Held::from(table) }, 0)))
     }
 
     /// Lists all but the elements of maps.
     pub(super) fn outline(&self, family: Family) -> Result<Option<Held>, Error> {
-        uninterrupted(|| self.list_outline(family))
+        Ok(uninterrupted(|| self.list_outline(family, None))?.map(|(held, _)| held))
     }
 
-    fn list_outline(&self, family: Family) -> Result<Option<Held>, Error> {
+    /// The kernel lists the chains of all tables or one by its name, and others may have thousands. So where it is known what to
+    /// expect, only that is asked for; how many other chains there are is told by how much the table holds in all.
+    fn list_outline(&self, family: Family, expected: Option<&Table>) -> Result<Option<(Held, usize)>, Error> {
         const GET_TABLE: u16 = encode::kind(1);
         let table = self.table;
         let fail = |what| move |source| Error::List { what, table, family, source };
         let mut held = Held::new(family);
         let by_table = |_: &mut Writer| {};
+        let mut holds = 0;
         let flags = |_: u16, attributes: Attributes<'_>| {
             held.is_dormant = attributes.u32(2).unwrap_or(0) & encode::DORMANT != 0;
+            holds = attributes.u32(3).unwrap_or(0);
         };
         match self.request(family, GET_TABLE, ACK, by_table, flags) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(None),
             Err(error) => return Err(fail("the name")(error)),
         }
-        self.request(family, encode::GET_CHAIN, DUMP, by_table, |kind, attributes| {
+        let mut take_chain = |kind, attributes: Attributes<'_>| {
             if kind == encode::NEW_CHAIN && attributes.name(1) == Some(table) {
                 decode::chain(&mut held, attributes);
             }
-        })
+        };
+        match expected {
+            None => self.request(family, encode::GET_CHAIN, DUMP, by_table, take_chain),
+            Some(expected) => expected.chains.keys().try_for_each(|name| {
+                let by_name = |writer: &mut Writer| writer.put_name(3, name);
+                match self.request(family, encode::GET_CHAIN, ACK, by_name, &mut take_chain) {
+                    Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+                    done => done,
+                }
+            }),
+        }
         .map_err(fail("chains"))?;
         self.request(family, encode::GET_RULE, DUMP, by_table, |kind, attributes| {
             if kind == encode::NEW_RULE && attributes.name(1) == Some(table) {
@@ -273,13 +287,17 @@ impl Socket {
             }
         })
         .map_err(fail("rules"))?;
+        let mut sets = 0;
         self.request(family, encode::GET_SET, DUMP, by_table, |kind, attributes| {
             if kind == encode::NEW_SET && attributes.name(1) == Some(table) {
+                sets += 1;
                 decode::map(&mut held, attributes);
             }
         })
         .map_err(fail("maps"))?;
-        Ok(Some(held))
+        let chains = usize::try_from(holds).unwrap_or(usize::MAX).saturating_sub(sets);
+        let others = chains.saturating_sub(held.chains.len());
+        Ok(Some((held, others)))
     }
 
     /// Adds the elements that a map holds. False: one of them is of no kind of ours.

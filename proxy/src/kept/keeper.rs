@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tracing::{debug, warn};
 
 use super::store::Store;
@@ -78,32 +82,49 @@ impl Turns {
 }
 
 impl Keeper {
-    /// Keeps what it is given until no more can come.
+    /// Keeps what it is given until no more can come. What cannot be kept is tried again, until something newer is given.
     pub async fn run(mut self) {
-        let mut is_told = false;
-        while let Some(objects) = self.from.recv().await {
-            let store = self.store.clone();
-            let saved = spawn_blocking(move || {
-                let count = objects.len();
-                store.save(&objects).map(|bytes| (count, bytes))
-            });
-            match saved.await {
-                Ok(Ok((objects, bytes))) => {
-                    debug!(objects, bytes, "kept what is known");
-                    is_told = false;
-                }
-                Ok(Err(error)) if !is_told => {
+        let (mut owed, mut is_told) = (None, false);
+        loop {
+            let given = tokio::select! {
+                given = self.from.recv() => given,
+                () = sleep(SHORTEST), if owed.is_some() => owed.take(),
+            };
+            let is_last = given.is_none();
+            let Some(objects) = given.or_else(|| owed.take()) else { return };
+            owed = self.keep(objects, &mut is_told).await;
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Returns what could not be kept.
+    async fn keep(&self, objects: Vec<Object>, is_told: &mut bool) -> Option<Vec<Object>> {
+        let store = self.store.clone();
+        let saved = spawn_blocking(move || {
+            let saved = store.save(&objects);
+            (saved, objects)
+        });
+        match saved.await {
+            Ok((Ok(bytes), objects)) => {
+                debug!(objects = objects.len(), bytes, "kept what is known");
+                *is_told = false;
+                None
+            }
+            Ok((Err(error), objects)) => {
+                if !*is_told {
                     let error: &(dyn std::error::Error + 'static) = &error;
                     warn!(
                         error,
                         file = self.store.path(),
                         "what is known is not kept: a start without the API server would have nothing to serve"
                     );
-                    is_told = true;
+                    *is_told = true;
                 }
-                Ok(Err(_)) => {}
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                Some(objects)
             }
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
 }
@@ -152,6 +173,30 @@ mod tests {
         turns.keep_last(&state).await;
         assert_eq!(given.recv().await, Some(Vec::new()));
         assert_eq!(given.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_kept_is_tried_again_also_when_no_more_comes() {
+        let place = tempfile::tempdir().unwrap();
+        let (state, as_dir) = (place.path().join("state"), place.path().join("state/in-the-way"));
+        let in_the_way = || std::fs::create_dir_all(&as_dir).unwrap();
+        let gone = || std::fs::remove_dir_all(&state).unwrap();
+        let owner = crate::kept::Owner { node: "w1".into(), server: "https://192.168.14.50:6443/".into() };
+        let (to, from) = mpsc::channel(1);
+        let keeper = Keeper { store: Store::new(place.path().to_str().unwrap(), owner), from };
+        let running = tokio::spawn(keeper.run());
+
+        in_the_way();
+        to.send(Vec::new()).await.unwrap();
+        to.send(Vec::new()).await.unwrap(); // the first was taken
+        to.send(Vec::new()).await.unwrap(); // the second, so the first has failed
+        gone();
+        while !state.is_file() {
+            tokio::time::sleep(SECOND).await;
+            tokio::task::yield_now().await;
+        }
+        drop(to);
+        running.await.unwrap();
     }
 
     #[tokio::test]

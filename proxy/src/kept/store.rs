@@ -3,12 +3,16 @@
 //! In: objects. Out: a file that is there whole or not at all, also after a loss of power, and only for its owner to read; or what
 //! was in it, if that is of any use. Blocks: call it on a thread that may.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use dataplane::disk::{self, Directory, Durability};
 
 use super::{Owner, Refused, decode, encode};
-use crate::objects::Object;
+use crate::objects::{Kind, Object};
 
 /// The file's name.
 const FILE: &str = "state";
@@ -32,12 +36,17 @@ pub enum Error {
 pub struct Store {
     directory: Directory,
     owner: Owner,
+    heard: Arc<Mutex<BTreeMap<Kind, u64>>>,
 }
 
 impl Store {
     /// In this directory, which need not exist.
     pub fn new(path: &str, owner: Owner) -> Self {
-        Self { directory: Directory::new(path, Durability::Durable).for_owner_only(), owner }
+        Self {
+            directory: Directory::new(path, Durability::Durable).for_owner_only(),
+            owner,
+            heard: Arc::default(),
+        }
     }
 
     /// The file, for people to find.
@@ -45,9 +54,19 @@ impl Store {
         self.directory.path().join(FILE).display().to_string()
     }
 
+    /// The API server has just answered what there is of a kind. As old as the oldest of these answers is all that is kept.
+    pub fn heard(&self, kind: Kind) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, now());
+    }
+
+    fn as_of(&self) -> u64 {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.values().min().copied().unwrap_or_else(now)
+    }
+
     /// Writes objects down, in the place of what was there, and returns how many bytes that took.
     pub fn save(&self, objects: &[Object]) -> Result<usize, Error> {
-        let pieces = encode(&self.owner, now(), objects)?;
+        let pieces = encode(&self.owner, self.as_of(), objects)?;
         self.directory.make()?;
         self.directory.sweep()?;
         self.directory.replace_by_pieces(FILE, pieces.map(|piece| piece.map_err(Error::Encode)))

@@ -3,7 +3,11 @@
 //! In: a place. Out: a socket bound to it, of one family only. An address that is not the node's (yet) is no obstacle: an IPv6 address that
 //! is still being looked for among the neighbours (RFC 4862 §5.4) would be one otherwise.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -25,13 +29,39 @@ pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Opens a TCP socket that listens; at an address that stands for all, for those of both families, as far as the machine has them: who
+/// probes a node may know it by either.
+pub fn tcp_of_all(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return tcp(address);
+    }
+    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
+    let socket = opened(both, Type::STREAM, Protocol::TCP).and_then(|socket| {
+        socket.set_only_v6(false)?;
+        Ok(socket)
+    });
+    match socket {
+        Ok(socket) => {
+            socket.set_reuse_address(true)?;
+            socket.bind(&both.into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        }
+        Err(_) => tcp(address), // there is no IPv6
+    }
+}
+
 /// Opens a UDP socket.
 pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(bound(address, Type::DGRAM, Protocol::UDP)?.into())
 }
 
+fn opened(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))
+}
+
 fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
+    let socket = opened(address, kind, protocol)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_freebind_v6(true)?;

@@ -275,3 +275,17 @@ async fn a_task_that_ends_is_noticed_and_begun_anew() {
 
     assert_eq!((machine.open(), machine.attempts()), (vec!["1: a 0".to_owned()], 2));
 }
+
+#[tokio::test]
+async fn an_address_that_stands_for_all_is_listened_on_in_both_families() {
+    for all in ["0.0.0.0:0", "[::]:0"] {
+        let listener = socket::tcp_of_all(all.parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let has_ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+        for host in ["127.0.0.1", "::1"].into_iter().take(if has_ipv6 { 2 } else { 1 }) {
+            tokio::net::TcpStream::connect((host, port)).await.unwrap();
+        }
+    }
+    let one = socket::tcp_of_all("127.0.0.1:0".parse().unwrap()).unwrap();
+    assert!(one.local_addr().unwrap().is_ipv4());
+}

@@ -28,8 +28,9 @@ const CANARY: &str = "KUBE-PROXY-CANARY";
 /// First letters of chains of a service or an endpoint; the last one is of before 1.24.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"];
 
-/// The same names as a pattern, for people to use with grep.
-pub const PATTERN: &str = "KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|FORWARD|MARK-MASQ|PROXY-|SVC-|SVL-|SEP-|FW-|EXT-|XLB-)";
+/// The same names as a pattern, for people to use with grep; without those that port mapping plugins jump to.
+pub const PATTERN: &str =
+    "KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|FORWARD|PROXY-|SVC-|SVL-|SEP-|FW-|EXT-|XLB-)";
 
 fn is_kube_proxys(chain: &str) -> bool {
     ENTRANCES.contains(&chain)

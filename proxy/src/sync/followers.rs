@@ -45,6 +45,8 @@ pub struct Followers {
     without_local: WithoutLocal,
     /// When what is to be committed began to be so, as far as that is measured.
     triggers: Vec<NonZeroU64>,
+    /// What began before this is not measured.
+    started: SystemTime,
 }
 
 impl Default for Followers {
@@ -59,6 +61,7 @@ impl Default for Followers {
             metrics: SyncMetrics::default(),
             without_local: WithoutLocal::default(),
             triggers: Vec::new(),
+            started: now(),
         }
     }
 }
@@ -104,10 +107,14 @@ impl Followers {
         self.metrics.failed();
     }
 
-    /// Takes note of what the next commit is about. What began before the first is not measured: the daemon was not there.
+    /// Takes note of what the next commit is about. What began before the first is not measured, nor what began before the daemon did: it was
+    /// not there.
     pub(super) fn note(&mut self, touched: &mut Touched, has_committed: bool) {
         self.checks.append(&mut touched.health_checks());
-        let triggers = std::mem::take(&mut touched.triggers).into_iter().filter(|_| has_committed);
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let is_measured =
+            |triggered: &NonZeroU64| has_committed && Duration::from_micros(triggered.get()) >= started;
+        let triggers = std::mem::take(&mut touched.triggers).into_iter().filter(is_measured);
         let room = MOST_TRIGGERS.saturating_sub(self.triggers.len());
         self.triggers.extend(triggers.take(room));
     }

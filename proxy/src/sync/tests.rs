@@ -292,16 +292,27 @@ async fn changes_of_endpoints_are_measured_from_their_trigger_once_and_only_afte
     running.does([service("a"), first, Event::Listed], AT_ONCE).await;
     assert_eq!(measured(), "0");
 
-    running.does([slice("10.1.0.2", "2026-01-02T03:04:06Z")], AT_ONCE).await;
+    running.does([slice("10.1.0.9", "2026-01-02T03:04:06Z")], AT_ONCE).await;
+    assert_eq!(measured(), "0", "began before the daemon did");
+    running.does([slice("10.1.0.2", "2126-01-02T03:04:06Z")], AT_ONCE).await;
     assert_eq!(measured(), "1");
 
     // The same again, with another annotation, changes nothing; one that makes no sense is not measured.
-    assert_eq!(running.does([slice("10.1.0.2", "2026-01-02T03:04:07Z")], AT_ONCE).await, [""; 0]);
+    assert_eq!(running.does([slice("10.1.0.2", "2126-01-02T03:04:07Z")], AT_ONCE).await, [""; 0]);
     running.does([slice("10.1.0.3", "yesterday")], AT_ONCE).await;
     assert_eq!(measured(), "1");
-    assert_eq!(sample("kubeproxy_sync_proxy_rules_endpoint_changes_total"), "3");
+    assert_eq!(sample("kubeproxy_sync_proxy_rules_endpoint_changes_total"), "4");
     assert_eq!(sample("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), "0");
     assert_eq!(sample("fairway_endpoints"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_all_to_be_listed_is_no_fault_of_the_daemon() {
+    let running = Running::start(&[]);
+
+    running.does([service("a")], Duration::from_mins(10)).await;
+
+    assert!(running.health.is_healthy());
 }
 
 #[tokio::test(start_paused = true)]

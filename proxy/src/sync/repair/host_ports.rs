@@ -173,7 +173,8 @@ impl HostPorts {
         if !changes.is_empty() && flows::may_lead_astray(&claims) {
             let own = Kernel::open()?.addresses().await?;
             let own: BTreeSet<IpAddr> = own.into_iter().map(|own| own.network.ip()).collect();
-            flows::end_those_from_before(&mut conntrack::Socket::open()?, &claims, &own)?;
+            let end = move || flows::end_those_from_before(&mut conntrack::Socket::open()?, &claims, &own);
+            task::spawn_blocking(end).await??;
         }
         Ok(changes)
     }

@@ -183,15 +183,26 @@ impl Access {
 
 impl Error {
     fn of_client(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Auth(error) => Self::LogIn { reason: told(&error) },
-            error => Self::Client(Box::new(error)),
+        match of_login(&error) {
+            Some(reason) => Self::LogIn { reason },
+            None => Self::Client(Box::new(error)),
         }
     }
 }
 
-/// Why we cannot say who we are, without what an exec plugin was given or has printed: it may be a token.
-pub(super) fn told(error: &AuthError) -> String {
+/// Why we cannot say who we are, if that is what an error is or comes from; without what an exec plugin was given or has printed, which may
+/// be a token.
+pub(super) fn of_login(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+        let error = match error.downcast_ref() {
+            Some(kube::Error::Auth(error)) => Some(error),
+            _ => error.downcast_ref(),
+        };
+        error.map(told)
+    })
+}
+
+fn told(error: &AuthError) -> String {
     match error {
         AuthError::AuthExecRun { out, .. } => format!("the exec plugin ended with {}", out.status),
         AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed => {
@@ -223,9 +234,11 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_of_a_kubeconfig_that_makes_no_sense_is_told() {
-        for text in
-            ["users:\n- name: u\n  user: s3cret\n", "users:\n- name: u\n  user: {token: s3cret\n", "s3cret: [}"]
-        {
+        for text in [
+            "users:\n- name: u\n  user: s3cret\n",
+            "users:\n- name: u\n  user: {token: s3cret\n",
+            "s3cret: [}",
+        ] {
             let said = said_of(text).await;
 
             assert!(said.contains("it makes no sense in line "), "{said}");

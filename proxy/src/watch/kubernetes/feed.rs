@@ -123,17 +123,16 @@ enum Error {
 impl Error {
     /// An error of the kube crate without what an exec plugin has printed.
     fn of_request(step: &'static str, source: kube::Error) -> Self {
+        // It may be asked again in the middle of it all, where what it said before has expired.
+        if let Some(reason) = access::of_login(&source) {
+            return Self::LogIn { reason };
+        }
         match source {
             kube::Error::Api(status) => {
                 let status = Status { code: status.code, message: status.message };
                 Self::Refused { step, status }
             }
-            kube::Error::Auth(error) => Self::LogIn { reason: access::told(&error) },
-            // Where an exec plugin was asked again, since what it said before has expired.
-            kube::Error::Service(source) => match source.downcast_ref() {
-                Some(error) => Self::LogIn { reason: access::told(error) },
-                None => Self::Unreached { step, source },
-            },
+            kube::Error::Service(source) => Self::Unreached { step, source },
             source => Self::Request { step, source: Box::new(source) },
         }
     }
@@ -217,6 +216,7 @@ impl Feed {
             let mut pause = backoff.failed(RandomState::new().build_hasher().finish());
             self.complain(&error, &mut told);
             if self.is_unknown_kind(&error) {
+                self.heard();
                 self.say_listed();
                 confirmed.take().map(|confirmed| confirmed.send(()));
                 pause = UNKNOWN_KIND;
@@ -344,6 +344,7 @@ impl Feed {
             tell(&self.events, Event::gone(self.kind, name.clone())).await?;
         }
         self.metrics.listed(self.kind);
+        self.heard();
         self.senseless.retain(|name, _| seen.contains(name));
         self.known = seen;
         Ok(())
@@ -368,6 +369,7 @@ impl Feed {
         let stream = stream?;
         let mut stream = std::pin::pin!(stream.map_err(|source| Error::of_request(STEP, source))?);
         self.metrics.watched(self.kind);
+        self.heard();
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -381,6 +383,13 @@ impl Feed {
                 return if began.elapsed() < SHORTEST_WATCH { Err(Error::Short) } else { Ok(()) };
             }
             self.take_in(&line).await?;
+        }
+    }
+
+    /// What is known of the kind is what the API server says.
+    fn heard(&self) {
+        if let Some(memory) = &self.memory {
+            memory.heard(self.kind);
         }
     }
 

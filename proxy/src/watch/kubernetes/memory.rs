@@ -37,6 +37,11 @@ impl Memory {
         Some(left.as_ref()?.lock().await.remove(&kind).unwrap_or_default())
     }
 
+    /// The API server has just answered what there is of a kind.
+    pub(super) fn heard(&self, kind: Kind) {
+        self.store.heard(kind);
+    }
+
     /// Lets go of what nobody needs any more.
     pub(super) async fn forget(&self) {
         if let Some(Some(left)) = self.left.get() {
