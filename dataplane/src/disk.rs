@@ -7,7 +7,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, BufWriter, Read, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -133,6 +133,29 @@ impl Directory {
         self.put(self.draft(content)?, name)
     }
 
+    /// The same, with content that comes in pieces and is never in memory as a whole. Returns how long the file is. Where a piece is an error,
+    /// the file stays as it was.
+    pub fn replace_by_pieces<E: From<Error>>(
+        &self,
+        name: &str,
+        pieces: impl IntoIterator<Item = Result<Vec<u8>, E>>,
+    ) -> Result<usize, E> {
+        let failed = |source: io::Error| E::from(self.failed("write a file in")(source));
+        let mut file = BufWriter::new(self.empty(self.mode).map_err(failed)?);
+        let mut length = 0;
+        for piece in pieces {
+            let piece = piece?;
+            file.write_all(&piece).map_err(failed)?;
+            length += piece.len();
+        }
+        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        if self.durability == Durability::Durable {
+            file.as_file().sync_all().map_err(failed)?;
+        }
+        self.put(Draft { file }, name)?;
+        Ok(length)
+    }
+
     /// Gives a program this content, whether there is one or not. Processes that run the old one go on; whoever starts it gets the old one or the new.
     pub fn replace_program(&self, name: &str, content: &[u8]) -> Result<(), Error> {
         let path = self.path_of(name)?;
@@ -153,9 +176,8 @@ impl Directory {
     }
 
     fn written(&self, content: &[u8], mode: u32) -> Result<NamedTempFile, Error> {
-        let permissions = fs::Permissions::from_mode(mode);
         let write = || -> io::Result<NamedTempFile> {
-            let mut file = Builder::new().prefix(DRAFT).permissions(permissions).tempfile_in(&self.path)?;
+            let mut file = self.empty(mode)?;
             file.write_all(content)?;
             if self.durability == Durability::Durable {
                 file.as_file().sync_all()?;
@@ -163,6 +185,11 @@ impl Directory {
             Ok(file)
         };
         write().map_err(self.failed("write a file in"))
+    }
+
+    fn empty(&self, mode: u32) -> io::Result<NamedTempFile> {
+        let permissions = fs::Permissions::from_mode(mode);
+        Builder::new().prefix(DRAFT).permissions(permissions).tempfile_in(&self.path)
     }
 
     /// Gives a draft a name here, unless the name is taken ([`Error::is_exists`]). It can be given several.

@@ -7,11 +7,12 @@
 //! cargo lab bench …        outside: builds the programs, makes the sandbox
 //!   └─ --stage inside      process 1: makes the hosts, asks the others, shows the figures
 //!        ├─ --stage engine the measured part in a process of its own, so that its CPU time and peak memory are its own
-//!        ├─ fairway-proxy  the real daemon, on manifests
+//!        ├─ fairway-proxy  the real daemon, on manifests, or on the API server's double
 //!        ├─ nft            the same services in kube-proxy's layout
 //!        └─ fairway, bridge, ptp  pods come and go
 //! ```
 
+mod api;
 mod churn;
 mod cni;
 mod connect;
@@ -27,7 +28,7 @@ use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
-use self::{cni::Extent, workload::Size};
+use self::{api::Spans, cni::Extent, workload::Size};
 use crate::{
     binaries,
     harness::report,
@@ -75,6 +76,13 @@ enum Measured {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
+    /// The daemon on an API server, played by the double of the tests: start, memory, one change, a restart
+    Api {
+        #[command(flatten)]
+        size: Size,
+        #[command(flatten)]
+        spans: Spans,
+    },
     /// ADD and DEL of pods by the plugin; also by the reference plugins where they are installed, and by the kernel alone
     Cni {
         #[command(flatten)]
@@ -108,6 +116,10 @@ impl Bench {
                     Measured::Connect { services } => print(self.json, &connect::measure(*services)?)?,
                     Measured::Churn { size, seconds } => {
                         print(self.json, &churn::measure(size.checked()?, *seconds)?)?;
+                    }
+                    Measured::Api { size, spans } => {
+                        let proxy = self.fairway_proxy.as_deref().context("which daemon?")?;
+                        print(self.json, &api::measure(size.checked()?, *spans, proxy)?)?;
                     }
                     Measured::Cni { extent } => {
                         let plugin = self.fairway.as_deref().context("which plugin?")?;

@@ -31,6 +31,9 @@ enum Command {
         /// Start with the objects in these files, nodes among them, rather than with the lesson's
         #[arg(short, long = "file", value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Have the daemons follow an API server, played by the double of the tests, rather than files
+        #[arg(long)]
+        api: bool,
     },
     /// Make the cluster have the objects in these files
     Apply {
@@ -85,6 +88,7 @@ enum Command {
 
 /// What the inner program needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches on a command line are independent of each other")]
 struct Inside {
     /// Plays the lesson.
     #[arg(long)]
@@ -92,6 +96,9 @@ struct Inside {
     /// Stays until `down`.
     #[arg(long)]
     stay: bool,
+    /// Has the daemons follow an API server.
+    #[arg(long)]
+    api: bool,
     /// Colours what it shows.
     #[arg(long)]
     colour: bool,
@@ -112,8 +119,9 @@ impl Cli {
         let screen = Screen { is_coloured: !no_colour && std::io::stdout().is_terminal() };
         match self.command {
             Command::Demo { keep: false } => commands::demo(screen),
-            Command::Demo { keep: true } => commands::stay(true, screen, &[]),
-            Command::Up { files } => commands::stay(false, screen, &files),
+            Command::Demo { keep: true } => commands::stay(&["--play"], screen, &[]),
+            Command::Up { files, api: false } => commands::stay(&[], screen, &files),
+            Command::Up { files, api: true } => commands::stay(&["--api"], screen, &files),
             Command::Apply { files } => commands::apply(&files),
             Command::Delete { files } => commands::delete(&files),
             Command::Exec { place, command } => commands::exec(&place, &command),

@@ -4,13 +4,14 @@
 //! answers to whoever asks from anywhere in it. Works inside a [`crate::sandbox`] only, and goes with its handle.
 //!
 //! ```text
-//!             outside  192.168.14.1, the nodes' way out
+//!             outside  192.168.14.1, the nodes' way out, with the API server if there is one
 //!                │
 //!   ┌────────────┼─── switch ───┬────────────┐
 //!   m .50        w1 .51         w2 .52         a daemon on each; pods by the plugin
 //! ```
 
 mod applied;
+mod publishing;
 mod questions;
 mod status;
 
@@ -25,13 +26,16 @@ use std::{
 use dataplane::netns;
 
 pub use applied::Applied;
+use publishing::Audience;
+pub use publishing::Source;
 pub use questions::Asker;
 pub use status::{NodeStatus, PodStatus, ServiceStatus, Status};
 
 use crate::{
+    api_server::{self, ApiServer},
     binaries::Binaries,
     client::{self, BadUrl},
-    endpoints::{self, Backend},
+    endpoints::Backend,
     host::{self, Host},
     kubelet::{self, RunningPod},
     manifest::{Content, Node, Object, ObjectName, Pod},
@@ -55,6 +59,9 @@ pub enum Error {
     /// A network namespace of the lab.
     #[error(transparent)]
     Netns(#[from] netns::Error),
+    /// The API server.
+    #[error(transparent)]
+    ApiServer(#[from] api_server::Error),
     /// A node.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -90,11 +97,11 @@ pub enum Error {
     /// The name in the URL is unknown.
     #[error("{0:?} is no address, no service, no pod and no node")]
     UnknownName(String),
-    /// A manifest could not be written as YAML.
-    #[error("write {file}: {reason}")]
+    /// An object could not be written as YAML or JSON.
+    #[error("write {object}: {reason}")]
     Write {
-        /// The file.
-        file: String,
+        /// The object.
+        object: ObjectName,
         /// Why.
         reason: String,
     },
@@ -158,6 +165,7 @@ pub struct Cluster {
     nodes: BTreeMap<String, RunningNode>,
     outside: Host,
     switch: Switch,
+    audience: Audience,
     binaries: Binaries,
     flags: Vec<String>,
     objects: BTreeMap<ObjectName, Object>,
@@ -171,6 +179,16 @@ impl Cluster {
 
     /// The same, with these flags for the daemons besides those that the lab needs.
     pub fn start_with(binaries: &Binaries, objects: Vec<Object>, flags: &[&str]) -> Result<Self, Error> {
+        Self::start_on(binaries, objects, Source::Manifests, flags)
+    }
+
+    /// The same, with daemons that follow a source of the caller's choice.
+    pub fn start_on(
+        binaries: &Binaries,
+        objects: Vec<Object>,
+        source: Source,
+        flags: &[&str],
+    ) -> Result<Self, Error> {
         install(binaries).map_err(Error::Install)?;
         let addresses = objects.iter().find_map(|object| match &object.content {
             Content::Node(node) => Some(node.internal_ips().map(gateway_of).collect::<Vec<_>>()),
@@ -178,12 +196,18 @@ impl Cluster {
         });
         let switch = Switch::make()?;
         let outside = Host::make(OUTSIDE)?;
-        switch.connect(&outside, &addresses.ok_or(Error::NoNodes)?)?;
+        let addresses = addresses.ok_or(Error::NoNodes)?;
+        switch.connect(&outside, &addresses)?;
+        let audience = match (source, addresses.first()) {
+            (Source::Manifests, _) | (Source::Api, None) => Audience::Directories,
+            (Source::Api, Some(ip)) => Audience::Api(ApiServer::start(&outside, *ip)?.into()),
+        };
         let mut cluster = Self {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             outside,
             switch,
+            audience,
             binaries: binaries.clone(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             objects: BTreeMap::new(),
@@ -193,7 +217,7 @@ impl Cluster {
     }
 
     /// Makes the cluster have these objects: starts, replaces and tells the daemons what is new. Returns when the pods are
-    /// ready and the files are written; the daemons follow on their own.
+    /// ready and the daemons can see it all; they follow on their own.
     pub fn apply(&mut self, mut objects: Vec<Object>) -> Result<Vec<Applied>, Error> {
         objects.sort_by_key(|object| match object.content {
             Content::Node(_) => 0,
@@ -261,6 +285,9 @@ impl Cluster {
         let name = manifest.metadata.name.clone();
         let mut node = RunningNode::boot(manifest, &self.switch, &self.binaries)?;
         node.set_flags(&self.flags);
+        if let Audience::Api(server) = &self.audience {
+            node.follow(server)?;
+        }
         self.nodes.insert(name.clone(), node);
         self.publish()?;
         let node = self.node_mut(&name)?;
@@ -297,24 +324,6 @@ impl Cluster {
         self.nodes.values().min_by_key(rank).ok_or(Error::NoNodes)
     }
 
-    /// Writes what the daemons should see into every node's directory of manifests, one object a file.
-    fn publish(&mut self) -> Result<(), Error> {
-        let mut files = BTreeMap::new();
-        for object in self.objects.values() {
-            if !matches!(object.content, Content::Pod(_)) {
-                let file = file_of(&object.name.kind, &object.name.namespace, &object.name.name);
-                files.insert(file.clone(), yaml(&file, &object.document)?);
-            }
-            if let Content::Service(service) = &object.content {
-                for slice in endpoints::slices(service, self.backends()) {
-                    let file = file_of(slice.kind, &slice.metadata.namespace, &slice.metadata.name);
-                    files.insert(file.clone(), yaml(&file, &slice)?);
-                }
-            }
-        }
-        self.nodes.values_mut().try_for_each(|node| Ok(node.publish(&files)?))
-    }
-
     fn backends(&self) -> impl Iterator<Item = Backend<'_>> + Clone {
         self.pods.values().map(|pod| Backend {
             pod: pod.manifest(),
@@ -341,6 +350,14 @@ impl Cluster {
     /// A node, by its name, to do something to its daemon.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut RunningNode, Error> {
         self.nodes.get_mut(name).ok_or_else(|| Error::NoSuchPlace(name.to_owned()))
+    }
+
+    /// The API server, where the daemons follow one.
+    pub fn api_server(&self) -> Option<&ApiServer> {
+        match &self.audience {
+            Audience::Api(server) => Some(server),
+            Audience::Directories => None,
+        }
     }
 
     /// The switch, to connect other machines to.
@@ -386,20 +403,6 @@ impl Cluster {
         let node_ip = || self.node(name)?.manifest().internal_ips().next();
         service_ip.or_else(pod_ip).or_else(node_ip)
     }
-}
-
-fn file_of(kind: &str, namespace: &str, name: &str) -> String {
-    let kind = kind.to_lowercase();
-    if namespace.is_empty() {
-        format!("{kind}-{name}.yaml")
-    } else {
-        format!("{kind}-{namespace}-{name}.yaml")
-    }
-}
-
-fn yaml(file: &str, object: &impl serde::Serialize) -> Result<String, Error> {
-    let written = serde_saphyr::to_string(object);
-    written.map_err(|error| Error::Write { file: file.to_owned(), reason: error.to_string() })
 }
 
 /// Puts the plugin where the runtime of every node looks for it.

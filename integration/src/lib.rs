@@ -4,6 +4,7 @@
 //! takes away with their first process. The tests of the whole workspace stand on the same floor, by [`harness`].
 
 pub mod answer;
+pub mod api_server;
 pub mod bench;
 pub mod binaries;
 pub mod cli;

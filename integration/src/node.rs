@@ -1,4 +1,4 @@
-//! A node: a host on the network, with the daemon on it and a directory of manifests for the daemon to follow.
+//! A node: a host on the network, with the daemon on it, which follows a directory of manifests there, or an API server.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use nix::{
 };
 
 use crate::{
+    api_server::{self, ApiServer},
     binaries::Binaries,
     host::{self, Host},
     manifest::Node,
@@ -74,6 +75,14 @@ pub enum Error {
         /// Why.
         source: disk::Error,
     },
+    /// The daemon cannot be told of the API server.
+    #[error("node {node}")]
+    ApiServer {
+        /// The node.
+        node: String,
+        /// Why.
+        source: api_server::Error,
+    },
     /// The daemon started, but is of no use.
     #[error("node {node}: {reason}; the daemon's log:\n{log}")]
     NotReady {
@@ -93,6 +102,8 @@ pub struct RunningNode {
     host: Arc<Host>,
     daemon: Option<Process>,
     program: PathBuf,
+    /// What it follows, as a flag and its value.
+    source: [&'static str; 2],
     flags: Vec<String>,
     published: BTreeMap<String, String>,
 }
@@ -109,6 +120,7 @@ impl RunningNode {
             host: Arc::new(host),
             daemon: None,
             program: binaries.fairway_proxy.clone(),
+            source: ["--manifests", MANIFESTS],
             flags: Vec::new(),
             published: BTreeMap::new(),
         };
@@ -119,6 +131,14 @@ impl RunningNode {
     /// Sets the flags that the daemon is started with from now on, besides those that the lab needs.
     pub fn set_flags(&mut self, flags: &[impl AsRef<str>]) {
         self.flags = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
+    }
+
+    /// Has the daemon follow an API server, from its next start on.
+    pub(crate) fn follow(&mut self, server: &ApiServer) -> Result<(), Error> {
+        let introduced = server.introduce(&self.host);
+        introduced.map_err(|source| Error::ApiServer { node: self.name().to_owned(), source })?;
+        self.source = ["--kubeconfig", api_server::KUBECONFIG];
+        Ok(())
     }
 
     /// Takes other labels. False, and nothing is changed, if it would take more.
@@ -134,12 +154,13 @@ impl RunningNode {
     pub fn start_daemon(&mut self) -> Result<(), Error> {
         self.kill_daemon()?;
         let name = self.name().to_owned();
-        let (program_file, flags) = (&self.program, &self.flags);
+        let (program_file, source, flags) = (&self.program, self.source, &self.flags);
         let started = self.run(|| {
             let log = OpenOptions::new().create(true).append(true).open(LOG)?;
             Process::start(
                 program(program_file)
-                    .args(["--manifests", MANIFESTS, "--hostname-override", &name, "--install-cni"])
+                    .args(source)
+                    .args(["--hostname-override", &name, "--install-cni"])
                     .args(flags)
                     .stdin(Stdio::null())
                     .stdout(log.try_clone()?)

@@ -63,6 +63,16 @@ fairway_lab::sandbox_tests! {
         are_positive(&figures, &["direct_per_s", "service_per_s", "ratio", "direct_cpu_us", "service_cpu_us"]);
     }
 
+    fn api_measures_the_daemon_on_an_api_server() {
+        let figures = figures(&["api", "--services", "30", "--endpoints", "2", "--idle", "1", "--churn", "1"]);
+
+        says_what_its_page_says("bench api", &figures);
+        assert_eq!(figures.get("api_server"), Some(&"double".into()));
+        are_positive(&figures, &["start_ms", "idle_rss_kb", "peak_rss_kb", "change_p50_ms", "change_max_ms"]);
+        are_positive(&figures, &["churn_changes", "churn_rss_kb", "churn_peak_rss_kb", "restart_ms", "restart_rss_kb"]);
+        assert_eq!(figures.get("restart_writes"), Some(&0.into()));
+    }
+
     fn cni_measures_ours_the_peer_s_and_the_floor() {
         let figures = figures(&["cni", "--pods", "2", "--parallel", "2", "--leases", "100"]);
 

@@ -141,6 +141,19 @@ fairway_lab::sandbox_tests! {
 
         says(&["down"]);
         assert_eq!(traces(), before);
+
+        says(&["up", "--api"]);
+        assert!(says(&["exec", "w1", "--", "cat", "/run/lab/kubeconfig"]).contains("https://192.168.14.1:6443"));
+        assert_eq!(says(&["exec", "w1", "--", "ls", "/var/lib/fairway/manifests"]), "");
+        assert!(says(&["status"]).contains("10.105.77.228"));
+        assert_eq!(says(&["apply", "-f", APPLIED]), "Service default/myweb-service configured\n");
+        wait::until("the node port to answer", || {
+            let asked = lab(&["curl", "-n", "3", "w1:30632"]);
+            if asked.status.success() { Ok(()) } else { Err(text(&asked.stderr)) }
+        })
+        .unwrap();
+        says(&["down"]);
+        assert_eq!(traces(), before);
     }
 }
 

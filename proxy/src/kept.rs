@@ -10,9 +10,9 @@
 //! In: objects and whose they are. Out: the same, or why they are refused: what is damaged, of another node, of another API server or
 //! too old is worse than nothing. There is nothing secret in it.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
-use dataplane::hash;
+use dataplane::hash::Stable;
 use serde::{Deserialize, Serialize};
 
 use crate::objects::{EndpointSlice, Node, Object, Service, ServiceCidr};
@@ -119,29 +119,41 @@ enum Read {
     ServiceCidr(ServiceCidr),
 }
 
-/// Writes objects down. There is no error but that of the encoder, which none of our objects gives reason to.
-pub fn encode(owner: &Owner, as_of: u64, objects: &[Object]) -> Result<Vec<u8>, serde_json::Error> {
+/// Writes objects down, in pieces: all of it together would take as much memory as the objects. There is no error but that of the
+/// encoder, which none of our objects gives reason to.
+pub fn encode(
+    owner: &Owner,
+    as_of: u64,
+    objects: &[Object],
+) -> Result<impl Iterator<Item = Result<Vec<u8>, serde_json::Error>>, serde_json::Error> {
     let first = first_line();
-    let mut bytes = first.clone().into_bytes();
-    let sum = bytes.len()..bytes.len() + SUM;
-    bytes.resize(sum.end, b'-');
-    let body = sum.end;
-    bytes.push(b'\n');
-    serde_json::to_writer(&mut bytes, &Head { owner, as_of })?;
-    for object in objects {
-        bytes.push(b'\n');
-        let line = match object {
-            Object::Service(service) => Written::Service(service),
-            Object::EndpointSlice(slice) => Written::EndpointSlice(slice),
-            Object::Node(node) => Written::Node(node),
-            Object::ServiceCidr(cidr) => Written::ServiceCidr(cidr),
-        };
-        serde_json::to_writer(&mut bytes, &line)?;
-    }
-    bytes.push(b'\n');
-    let value = checksum(&first, bytes.get(body..).unwrap_or_default());
-    bytes.splice(sum, value.into_bytes());
-    Ok(bytes)
+    let sum = body(owner, as_of, objects)
+        .try_fold(Stable::default().and(first.bytes()), |sum, piece| Ok(sum.and(piece?)))?;
+    let head = format!("{first}{}", written(sum));
+    Ok(iter::once(Ok(head.into_bytes())).chain(body(owner, as_of, objects)))
+}
+
+/// Everything after the checksum, line by line.
+fn body(
+    owner: &Owner,
+    as_of: u64,
+    objects: &[Object],
+) -> impl Iterator<Item = Result<Vec<u8>, serde_json::Error>> {
+    let line = |object: &Object| match object {
+        Object::Service(service) => serde_json::to_vec(&Written::Service(service)),
+        Object::EndpointSlice(slice) => serde_json::to_vec(&Written::EndpointSlice(slice)),
+        Object::Node(node) => serde_json::to_vec(&Written::Node(node)),
+        Object::ServiceCidr(cidr) => serde_json::to_vec(&Written::ServiceCidr(cidr)),
+    };
+    let lines =
+        iter::once_with(move || serde_json::to_vec(&Head { owner, as_of })).chain(objects.iter().map(line));
+    let ended = |line: Result<Vec<u8>, serde_json::Error>| {
+        line.map(|mut line| {
+            line.push(b'\n');
+            line
+        })
+    };
+    iter::once(Ok(b"\n".to_vec())).chain(lines.map(ended))
 }
 
 /// Reads what was written.
@@ -198,5 +210,9 @@ fn first_line() -> String {
 
 /// The second line. Any single byte that is different gives another one.
 fn checksum(first: &str, after: &[u8]) -> String {
-    format!("{:016x}", hash::stable(first.bytes().chain(after.iter().copied())))
+    written(Stable::default().and(first.bytes()).and(after.iter().copied()))
+}
+
+fn written(sum: Stable) -> String {
+    format!("{:016x}", sum.value())
 }

@@ -18,6 +18,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     sync::watch,
     task::{AbortHandle, Id, JoinSet},
@@ -86,6 +87,8 @@ pub struct Listeners<S: Serve> {
     closing: HashMap<Id, Place>,
     /// Whether it was said that there is no room for more sockets, wherever they are.
     is_short: bool,
+    /// How many could not be opened.
+    unopened: Gauge,
 }
 
 struct Wanted<P> {
@@ -108,7 +111,14 @@ impl<S: Serve> Listeners<S> {
             running: HashMap::new(),
             closing: HashMap::new(),
             is_short: false,
+            unopened: Gauge::default(),
         }
+    }
+
+    /// Tells there how many sockets could not be opened.
+    #[must_use]
+    pub fn telling_unopened(self, unopened: Gauge) -> Self {
+        Self { unopened, ..self }
     }
 
     /// Says where an owner wants sockets from now on, and what for. [`Listeners::settle`] opens and closes them.
@@ -165,6 +175,7 @@ impl<S: Serve> Listeners<S> {
             self.open(owner, place);
         }
         self.is_short &= !self.failed.is_empty();
+        self.unopened.set(self.failed.len().try_into().unwrap_or(i64::MAX));
     }
 
     fn open(&mut self, owner: S::Owner, place: Place) {

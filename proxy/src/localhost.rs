@@ -21,6 +21,7 @@ use crate::{
     listeners::{Listeners, Place, latest::Latest},
     service_port::{Protocol, ServicePort, ServicePortName},
 };
+use prometheus_client::metrics::gauge::Gauge;
 
 mod relay;
 pub mod route_localnet;
@@ -64,6 +65,12 @@ impl Localhost {
         node_ports: Arc<NodePorts>,
     ) -> Self {
         Self { route_localnet, committed, node_ports, listeners: Listeners::new(Relays) }
+    }
+
+    /// Tells there how many sockets could not be opened.
+    #[must_use]
+    pub fn telling_unopened(self, unopened: Gauge) -> Self {
+        Self { listeners: self.listeners.telling_unopened(unopened), ..self }
     }
 
     /// Sets the parameter once it is safe, which stays; opens and closes sockets until cancelled, and then closes all.

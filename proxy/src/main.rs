@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
     conntrack::{self, Conntrack as _, Filter},
-    disk::{Directory, Durability, Lock},
+    disk::{Directory, Durability},
     nft::{self, LinkName},
     packet::{Family, Protocol},
     process, rtnl, sysctl,
@@ -120,9 +120,14 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&families));
     let file = config.config.as_ref().zip(file).map(|(path, text)| Watched::new(path, text));
     let file = file.transpose().context("watch the configuration file")?;
+    let ready = async {
+        let store = store(config, &node_name).await?;
+        let source = Source::of(config, &node_name, &metrics, store.clone()).await?;
+        anyhow::Ok((store, source, sole::wait(&config.run_dir).await?))
+    };
     let (store, source, _sole) = tokio::select! {
         () = signals.heard() => return Ok(()),
-        all = wait_for_all(config, &node_name, &metrics) => all?,
+        ready = ready => ready?,
     };
     let tracked = track(config)?;
     let socket = nft::Socket::open()?;
@@ -151,75 +156,91 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let (health, node_ips) = (sync.followers().health(), sync.followers().node_ips());
     let kernel = rtnl::Kernel::open()?;
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
-        .context("follow the node's addresses")?;
+        .context("follow the node's addresses")?
+        .telling_unopened(metrics.listeners.health_checks());
     let webs = webs(config, &sync.followers().health(), &metrics, &families);
     let localhost = localhost(config, sync.followers());
+    let localhost = localhost.map(|it| it.telling_unopened(metrics.listeners.localhost()));
     let (start, first_commit) = (predecessor::start(&config.run_dir)?, sync.followers().first_commit());
     let (sender, events) = mpsc::channel(EVENTS);
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
-    let cancelled = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let stop = cancelled.clone();
-    tasks.spawn(source.run(sender, stop));
-    let stop = cancelled.clone();
-    spawn(&mut tasks, async move { sync.run(events, stop).await });
-    spawn(&mut tasks, health_checks.run(cancelled.clone()));
+    let mut tasks = Tasks::default();
+    tasks.spawn(|stop| source.run(sender, stop));
+    tasks.spawn_unfailing(|stop| sync.run(events, stop));
+    tasks.spawn_unfailing(|stop| health_checks.run(stop));
     for web in webs {
-        let stop = cancelled.clone();
-        tasks.spawn(async move { Ok(web.run(stop).await?) });
+        tasks.spawn(|stop| async { Ok(web.run(stop).await?) });
     }
     if let Some(keeper) = keeper {
-        spawn(&mut tasks, keep(keeper, cancelled.clone()));
+        tasks.spawn_unfailing(|stop| keep(keeper, stop));
     }
     if let Some(localhost) = localhost {
-        spawn(&mut tasks, localhost.run(cancelled.clone()));
+        tasks.spawn_unfailing(|stop| localhost.run(stop));
     }
     let run_dir = config.run_dir.clone();
-    spawn(&mut tasks, predecessor::take_over(start, run_dir, first_commit, cancelled.clone()));
+    tasks.spawn_unfailing(|stop| predecessor::take_over(start, run_dir, first_commit, stop));
     if let Some(file) = file {
-        tasks.spawn(await_change(file, cancelled.clone()));
+        tasks.spawn(|stop| await_change(file, stop));
     }
-    spawn(&mut tasks, flows.run(cancelled.clone()));
-    spawn(&mut tasks, host_ports.run(cancelled.clone()));
-    let stop = cancelled.clone();
-    spawn(&mut tasks, async move {
+    tasks.spawn_unfailing(|stop| flows.run(stop));
+    tasks.spawn_unfailing(|stop| host_ports.run(stop));
+    tasks.spawn_unfailing(|stop| async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = signals.heard() => {}
         }
     });
-    drain(tasks, &cancelled).await
-}
-
-/// Starts what cannot fail.
-fn spawn(tasks: &mut JoinSet<anyhow::Result<()>>, work: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        work.await;
-        Ok(())
-    });
-}
-
-/// What may take its time: an exec plugin that says who we are, and the end of the daemon before us.
-async fn wait_for_all(
-    config: &Config,
-    node_name: &str,
-    metrics: &Metrics,
-) -> anyhow::Result<(Option<Store>, Source, Lock)> {
-    let store = store(config, node_name).await?;
-    let source = Source::of(config, node_name, metrics, store.clone()).await?;
-    Ok((store, source, sole::wait(&config.run_dir).await?))
+    tasks.drain().await
 }
 
 /// Keeps what is known until the sync has ended, and a moment more: a disk that hangs must not hold up whoever comes after us.
 async fn keep(keeper: Keeper, stop: CancellationToken) {
-    let too_long = async {
-        stop.cancelled().await;
-        sleep(LAST_SAVE).await;
-    };
     tokio::select! {
         () = keeper.run() => {}
-        () = too_long => warn!(after_s = LAST_SAVE.as_secs(), "ended before what is known was kept: the disk is too slow"),
+        () = async { stop.cancelled().await; sleep(LAST_SAVE).await } => {
+            warn!(after_s = LAST_SAVE.as_secs(), "ended before what is known was kept: the disk is too slow");
+        }
+    }
+}
+
+/// What the daemon does, all at the same time.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<anyhow::Result<()>>,
+    cancelled: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts a task that ends when it is told to.
+    fn spawn<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.running.spawn(task(self.cancelled.clone()));
+    }
+
+    /// The same, with one that has nothing to complain of.
+    fn spawn_unfailing<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = task(self.cancelled.clone());
+        self.running.spawn(async {
+            task.await;
+            Ok(())
+        });
+    }
+
+    /// Whichever ends first, for whatever reason, ends the others. The first error is the reason to tell.
+    async fn drain(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            self.cancelled.cancel();
+            let ended = ended.context("a task of the daemon").flatten();
+            result = result.and(ended);
+        }
+        result
     }
 }
 
@@ -276,7 +297,7 @@ impl Source {
             return Ok(Self::Manifests(manifests));
         }
         let access = config.access();
-        access.client().await?;
+        access.check().await?;
         let all = Kubernetes::new(access).with_metrics(metrics.source.clone());
         let all = match store {
             Some(store) => all.remembering(store),
@@ -354,17 +375,6 @@ fn is_route_localnet_put_back(config: &Config) -> bool {
         );
     }
     put_back.is_ok()
-}
-
-/// Whichever task ends first, for whatever reason, ends the others. The first error is the reason to tell.
-async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, cancelled: &CancellationToken) -> anyhow::Result<()> {
-    let mut result = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        cancelled.cancel();
-        let ended = ended.context("a task of the daemon").flatten();
-        result = result.and(ended);
-    }
-    result
 }
 
 /// Writes what is in force as a configuration file.

@@ -19,13 +19,14 @@ use prometheus_client::{
 use self::process::Process;
 pub(crate) use self::source::Answered;
 pub use self::{
-    flows::FlowMetrics, health::HealthMetrics, repair::RepairMetrics, source::SourceMetrics,
-    sync::SyncMetrics,
+    flows::FlowMetrics, health::HealthMetrics, listeners::ListenerMetrics, repair::RepairMetrics,
+    source::SourceMetrics, sync::SyncMetrics,
 };
 use crate::service_port::Family;
 
 mod flows;
 mod health;
+mod listeners;
 mod process;
 mod repair;
 mod source;
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub flows: FlowMetrics,
     /// Who asked for health, and what they heard.
     pub health: HealthMetrics,
+    /// Sockets that cannot be opened.
+    pub listeners: ListenerMetrics,
 }
 
 impl Metrics {
@@ -58,14 +61,15 @@ impl Metrics {
         registry.register("fairway_build", "Which build of Fairway this is", Info::new(version));
         let (sync, flows) = (SyncMetrics::new(families), FlowMetrics::new(families));
         let (source, repair) = (SourceMetrics::default(), RepairMetrics::default());
-        let health = HealthMetrics::default();
+        let (health, listeners) = (HealthMetrics::default(), ListenerMetrics::default());
         sync.register(&mut registry);
         source.register(&mut registry);
         repair.register(&mut registry);
         flows.register(&mut registry);
         health.register(&mut registry);
+        listeners.register(&mut registry);
         registry.register_collector(Box::new(Process::begin()));
-        Self { registry, sync, source, repair, flows, health }
+        Self { registry, sync, source, repair, flows, health, listeners }
     }
 
     /// What a scrape reads, in the text format of `OpenMetrics`.

@@ -14,6 +14,7 @@ use crate::service_port::{Balancing, Family, Protocol, TrafficPolicy};
 
 pub mod annotations;
 pub(crate) mod letters;
+pub mod sharing;
 mod wire;
 
 #[cfg(test)]

@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// When to try again to listen, as kube-proxy does.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The media type of what is said of health and status.
+const JSON: &str = "application/json";
+
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("listen on {address} for {purpose}")]
@@ -159,6 +162,10 @@ impl Pages {
             (_, "/livez") => verdict(health.report().livez()),
             (_, "/readyz") => verdict(health.report().readyz()),
             (Self::Status(..), "/proxyMode") => text(StatusCode::OK, "nftables"),
+            (Self::Status(..), "/status") => {
+                let status = health.report().status(&metrics.sync.known());
+                answer(StatusCode::OK, HeaderValue::from_static(JSON), status.to_string())
+            }
             (Self::Status(..), "/metrics") => match metrics.text() {
                 Ok(metrics) => answer(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), metrics),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written down\n"),
@@ -188,7 +195,7 @@ fn told(connections: Result<String, connections::Error>) -> Response<Full<Bytes>
 
 fn verdict((is_well, said): (bool, Value)) -> Response<Full<Bytes>> {
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer(status, HeaderValue::from_static("application/json"), said.to_string())
+    answer(status, HeaderValue::from_static(JSON), said.to_string())
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

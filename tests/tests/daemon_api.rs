@@ -11,17 +11,22 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use dataplane::{
-    nft::{Key, Socket},
+    nft::{Key, Socket, Transaction},
     packet::{Family, Protocol},
     rtnl::Kernel,
 };
 use fairway_api_double::{Double, Server, Tls};
 use fairway_lab::{binaries, host::Host, wait};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tokio::runtime::{self, Runtime};
 
@@ -75,8 +80,16 @@ impl Node {
 
     fn start(&mut self, flags: &[&str]) {
         let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
-        command.args(flags).stderr(Stdio::inherit());
+        let log = fs::OpenOptions::new().create(true).append(true).open(Path::new(DIR).join("daemon.log"));
+        command.args(flags).stdin(Stdio::null()).stderr(log.unwrap());
         self.daemon = Some(command.spawn().unwrap());
+    }
+
+    /// Ends the daemon as an update would, and what it has started with it.
+    fn stop(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        kill(Pid::from_raw(daemon.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        daemon.wait().unwrap();
     }
 
     fn follow(&mut self) {
@@ -106,6 +119,39 @@ fn write(file: &str, text: &str) {
     fs::rename(draft, file).unwrap();
 }
 
+/// How a kubeconfig names the exec plugin.
+const EXEC: &str =
+    "apiVersion: client.authentication.k8s.io/v1, command: /var/lib/fairway/plugin, interactiveMode: Never";
+
+/// Writes an exec plugin that does this.
+fn plugin(script: &str) {
+    let draft = Path::new(DIR).join("draft");
+    fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(draft, Path::new(DIR).join("plugin")).unwrap();
+}
+
+/// What an exec plugin does that has a credential.
+fn prints(status: &Value) -> String {
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status,
+    });
+    format!("echo '{credential}'")
+}
+
+/// What the daemons of this node have said.
+fn log() -> String {
+    fs::read_to_string(Path::new(DIR).join("daemon.log")).unwrap_or_default()
+}
+
+/// Takes away what the daemon programmed, as a boot would.
+fn remove_rules() {
+    let mut transaction = Transaction::default();
+    transaction.delete(Family::Ip);
+    transaction.delete(Family::Ip6);
+    Socket::open().unwrap().commit(&transaction).unwrap();
+}
+
 fn on_a_node(work: impl FnOnce(Node) + Send) {
     Host::make("w1").unwrap().run(|| work(Node::new())).unwrap();
 }
@@ -121,8 +167,9 @@ fn serves(port: u16, is_served: bool) {
     });
 }
 
+/// Waits until something is so; what the daemon said is told where it never is.
 fn until(awaited: &str, mut holds: impl FnMut() -> bool) {
-    wait::until(awaited, || if holds() { Ok(()) } else { Err("not yet".into()) }).unwrap();
+    wait::until(awaited, || if holds() { Ok(()) } else { Err(log()) }).unwrap();
 }
 
 /// Asks over HTTP: the status and the body, once there is an answer.
@@ -169,40 +216,57 @@ fairway_lab::sandbox_tests! {
             serves(80, true);
         });
         on_a_node(|mut node| {
-            let credential = json!({
-                "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
-                "status": {"token": "from-a-plugin"},
-            });
-            write("plugin", &format!("#!/bin/sh\necho '{credential}'\n"));
-            Command::new("chmod").args(["755", &format!("{DIR}/plugin")]).status().unwrap();
+            plugin(&prints(&json!({"token": "from-a-plugin"})));
             node.double.require("from-a-plugin");
-            node.kubeconfig(&format!(
-                "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: {DIR}/plugin, interactiveMode: Never}}}}"
-            ));
+            node.kubeconfig(&format!("{{exec: {{{EXEC}}}}}"));
             node.put_service(80);
             node.follow();
             serves(80, true);
         });
     }
 
-    fn what_an_exec_plugin_says_is_never_told() {
-        for plugin in ["echo SECRET; echo SECRET >&2; exit 1", "echo '{\"token\": \"SECRET\"'"] {
-            on_a_node(|mut node| {
-                write("plugin", &format!("#!/bin/sh\n{plugin}\n"));
-                Command::new("chmod").args(["755", &format!("{DIR}/plugin")]).status().unwrap();
-                node.kubeconfig(&format!(
-                    "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: {DIR}/plugin, interactiveMode: Never}}}}"
-                ));
+    fn an_exec_plugin_that_fails_is_asked_again_and_what_it_says_is_told_to_nobody() {
+        on_a_node(|mut node| {
+            node.double.require("from-a-plugin");
+            plugin("echo s3cret; echo s3cret >&2; exit 3");
+            node.kubeconfig(&format!("{{exec: {{{EXEC}, env: [{{name: KEY, value: s3cret}}]}}}}"));
+            node.put_service(80);
+            node.start(&["--kubeconfig", &format!("{DIR}/kubeconfig"), "--hostname-override=w1", "--v=9"]);
+            until("the daemon to say so", || log().contains("the exec plugin ended with exit status: 3"));
 
-                let flags = ["--kubeconfig", &format!("{DIR}/kubeconfig"), "--hostname-override=w1", "--v=9"];
-                let output = Command::new(&binaries::built().unwrap().fairway_proxy).args(flags).output().unwrap();
+            plugin("echo '{s3cret: '");
+            until("the daemon to say so", || log().contains("what the exec plugin printed is no ExecCredential"));
+            // It expires at once, so that the plugin is asked again before every request.
+            plugin(&prints(&json!({"token": "from-a-plugin", "expirationTimestamp": "2020-01-01T00:00:00Z"})));
+            serves(80, true);
+            plugin("echo s3cret; exit 4");
+            node.double.cut();
+            until("the daemon to say so", || log().contains("the exec plugin ended with exit status: 4"));
 
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                assert!(!output.status.success() && said.contains("log in at the API server"), "{said}");
-                assert!(!said.contains("SECRET"), "{said}");
-                drop(node.daemon.take());
-            });
-        }
+            assert!(!log().contains("s3cret"), "{}", log());
+        });
+    }
+
+    fn an_exec_plugin_that_hangs_holds_up_nothing_that_is_known() {
+        on_a_node(|mut node| {
+            node.double.require("from-a-plugin");
+            plugin(&prints(&json!({"token": "from-a-plugin"})));
+            node.kubeconfig(&format!("{{exec: {{{EXEC}}}}}"));
+            node.put_service(80);
+            node.follow();
+            serves(80, true);
+            until("what is known to be kept", || Path::new(DIR).join("state").exists());
+            node.stop();
+            remove_rules();
+
+            plugin(&format!("echo run >> {DIR}/runs; exec sleep 1000"));
+            node.follow();
+
+            serves(80, true);
+            assert_eq!(get("127.0.0.1:10256", "/livez").0, 200);
+            assert_eq!(fs::read_to_string(format!("{DIR}/runs")).unwrap(), "run\n", "one is enough to hang");
+            node.stop();
+        });
     }
 
     fn services_stay_while_the_api_server_is_away_and_what_changed_meanwhile_is_followed() {
@@ -242,6 +306,10 @@ fairway_lab::sandbox_tests! {
             assert!(status == 200 && said.contains("\"nodeEligible\":true") && said.contains("lastUpdated"), "{said}");
             assert_eq!(get("127.0.0.1:10249", "/proxyMode"), (200, "nftables".into()));
             assert_eq!(get("127.0.0.1:10256", "/proxyMode").0, 404);
+            until("all that is known to be told", || {
+                let said: Value = serde_json::from_str(&get("127.0.0.1:10249", "/status").1).unwrap();
+                (said.get("services"), said.get("nodes")) == (Some(&1.into()), Some(&1.into()))
+            });
 
             node.double.put(&with_taints(json!([{"key": "ToBeDeletedByClusterAutoscaler"}])));
             until("the node is to be left", || get("127.0.0.1:10256", "/healthz").0 == 503);
@@ -263,7 +331,7 @@ fairway_lab::sandbox_tests! {
             node.start(&["--config", &format!("{DIR}/config.conf"), "--hostname-override=w1"]);
 
             serves(80, true);
-            assert_eq!(get("127.0.0.1:10399", "/readyz").0, 200);
+            until("the daemon to be ready", || get("127.0.0.1:10399", "/readyz").0 == 200);
         });
     }
 }

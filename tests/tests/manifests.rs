@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
+    process::{Command, Output},
 };
 
 use k8s_openapi::api::{
@@ -275,14 +276,21 @@ fn the_configuration_file_has_no_field_that_means_nothing() {
     assert_eq!((translation.unknown, translation.idle), (Vec::new(), Vec::new()));
 }
 
+/// A folder's overlay.
+fn kustomization(folder: &str) -> Value {
+    serde_saphyr::from_str(&text(&format!("{folder}/kustomization.yaml"))).unwrap()
+}
+
 #[test]
 fn overlays_lead_to_what_is_there() {
-    let kustomization = |folder: &str| -> Value {
-        serde_saphyr::from_str(&text(&format!("{folder}/kustomization.yaml"))).unwrap()
-    };
     for folder in [".", "kubeadm"] {
         for resource in kustomization(folder)["resources"].as_array().unwrap() {
-            assert!(conf().join(folder).join(resource.as_str().unwrap()).exists(), "{folder}: {resource}");
+            let resource = conf().join(folder).join(resource.as_str().unwrap());
+            assert!(
+                resource.is_file(),
+                "{folder}: {}: a folder that has the overlay in it is a cycle",
+                resource.display()
+            );
         }
     }
     let all = kustomization("kubeadm");
@@ -290,6 +298,40 @@ fn overlays_lead_to_what_is_there() {
     let set = serde_json::to_value(daemon_set()).unwrap();
     assert_eq!(patch[0]["op"], "replace");
     assert_eq!(set.pointer(patch[0]["path"].as_str().unwrap()), Some(&json!("fairway")));
+}
+
+/// What `kubectl` makes of a folder by the flags that the docs have; nothing where it is not installed, or is older than 1.21.
+#[expect(clippy::disallowed_methods, reason = "a person types commands")]
+fn kustomized(folder: &str, flags: &[&str]) -> Option<Vec<Value>> {
+    let mut command = Command::new("kubectl");
+    let output = command.arg("kustomize").args(flags).arg(conf().join(folder)).output();
+    let knows = |output: &Output| !String::from_utf8_lossy(&output.stderr).contains("unknown flag");
+    let Some(output) = output.ok().filter(knows) else {
+        eprintln!("skipped: there is no kubectl of 1.21 or newer");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    Some(text.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect())
+}
+
+#[test]
+fn kubectl_makes_of_the_overlays_what_their_page_says() {
+    let config = |objects: &[Value]| -> Value {
+        let set = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+        set["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"].clone()
+    };
+    let by_kind = |mut objects: Vec<Value>| {
+        objects.sort_by_key(|object| object["kind"].to_string());
+        objects
+    };
+
+    if let Some(plain) = kustomized(".", &[]) {
+        assert_eq!(by_kind(plain), by_kind(objects(FAIRWAY)));
+    }
+    if let Some(on_kubeadm) = kustomized("kubeadm", &["--load-restrictor=LoadRestrictionsNone"]) {
+        assert_eq!((on_kubeadm.len(), config(&on_kubeadm)), (objects(FAIRWAY).len(), json!("kube-proxy")));
+    }
 }
 
 #[test]

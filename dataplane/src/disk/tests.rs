@@ -20,6 +20,19 @@ fn a_replaced_file_has_the_new_content_and_leaves_no_draft() {
 }
 
 #[test]
+fn content_in_pieces_is_there_as_a_whole_or_not_at_all() {
+    let (_place, directory) = directory();
+    let pieces = [b"one ".to_vec(), b"two".to_vec()];
+
+    let length = directory.replace_by_pieces("a", pieces.clone().map(Ok::<_, Error>)).unwrap();
+    let broken = pieces.map(Ok).into_iter().chain([Err(directory.read("no/name").unwrap_err())]);
+    directory.replace_by_pieces("a", broken).unwrap_err();
+
+    assert_eq!((length, directory.read("a").unwrap().unwrap()), (7, b"one two".to_vec()));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn of_many_that_create_one_file_one_succeeds_and_its_content_is_whole() {
     let (_place, directory) = directory();
 

@@ -90,11 +90,11 @@ fn connections(service: SocketAddrV4, server: &TcpListener) -> Result<(Vec<f64>,
     let direct = SocketAddrV4::new(SERVERS[0], ENDPOINT_PORT);
     for to in [direct, service] {
         wait::until("the server to answer", || {
-            connect(to, server).map_err(|error| format!("{to}: {error}"))
+            connect(to, server).map(drop).map_err(|error| format!("{to}: {error}"))
         })?;
     }
     let per_second = |to| {
-        let (connected, spent) = timed(|| (0..CONNECTIONS).try_for_each(|_| connect(to, server)));
+        let (connected, spent) = timed(|| (0..CONNECTIONS).try_for_each(|_| connect(to, server).map(drop)));
         connected.map(|()| f64::from(CONNECTIONS) / spent.wall.as_secs_f64())
     };
     let mut measured = (Vec::new(), Vec::new());
@@ -105,14 +105,15 @@ fn connections(service: SocketAddrV4, server: &TcpListener) -> Result<(Vec<f64>,
     Ok(measured)
 }
 
-/// Makes a connection and takes it at the other end: whoever waits for nobody measures no scheduler.
-fn connect(to: SocketAddrV4, server: &TcpListener) -> io::Result<()> {
+/// Makes a connection and takes it at the other end: whoever waits for nobody measures no scheduler. Says which address it came to there.
+pub(super) fn connect(to: SocketAddrV4, server: &TcpListener) -> io::Result<SocketAddr> {
     let stream = TcpStream::connect_timeout(&SocketAddr::V4(to), Duration::from_secs(1))?;
-    let accepted = server.accept()?;
+    let (accepted, _) = server.accept()?;
+    let came_to = accepted.local_addr()?;
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?; // ends it by a reset: no port has to wait
     drop(stream);
     drop(accepted);
-    Ok(())
+    Ok(came_to)
 }
 
 /// Microseconds of CPU time for each new flow to endpoints directly and through services, in pairs.

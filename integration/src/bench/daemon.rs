@@ -13,6 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use dataplane::{nft::Socket, packet::Family};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::Serialize;
 
 use super::{
@@ -50,37 +54,68 @@ pub(super) fn measure(size: Size, fairway_proxy: &Path) -> Result<DaemonFigures>
     let host = Host::make(OWN_NODE)?;
     host.run(|| {
         write_manifests(size).context("write manifests")?;
-        follow(size, fairway_proxy)
+        let mut daemon = Daemon::start(fairway_proxy, &["--manifests", MANIFESTS])?;
+        Ok(DaemonFigures {
+            daemon_start_ms: millis(daemon.await_all(size)?),
+            daemon_rss_kb: memory_kb(daemon.id(), "VmRSS")?,
+            daemon_peak_rss_kb: memory_kb(daemon.id(), "VmHWM")?,
+        })
     })?
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn follow(size: Size, fairway_proxy: &Path) -> Result<DaemonFigures> {
-    let began = Instant::now();
-    let mut command = program(fairway_proxy);
-    command.args(["--manifests", MANIFESTS, "--hostname-override", OWN_NODE, "--routes", "none"]);
-    let mut daemon = Process::start(command.stderr(Stdio::piped())).context("start it")?;
-    let said = listen(&mut daemon)?;
-    let mut last = String::new();
-    while began.elapsed() < PATIENCE {
-        // What it says is when to look, as is that it has nothing more to say; what counts is what the kernel holds.
-        let news = said.recv_timeout(QUIET);
-        let is_time = news.as_ref().map_or_else(|_| true, |(_, line)| line.contains("committed"));
-        let at = news.as_ref().map_or_else(|_| Instant::now(), |(at, _)| *at);
-        if is_time && serves(size)? {
-            return Ok(DaemonFigures {
-                daemon_start_ms: millis(at.duration_since(began)),
-                daemon_rss_kb: memory_kb(daemon.id(), "VmRSS")?,
-                daemon_peak_rss_kb: memory_kb(daemon.id(), "VmHWM")?,
-            });
-        }
-        match news {
-            Ok((_, line)) => last = line,
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {}
-        }
+/// The daemon, on the calling thread's machine.
+pub(super) struct Daemon {
+    process: Process,
+    began: Instant,
+    /// What it says, and when.
+    said: Receiver<(Instant, String)>,
+}
+
+impl Daemon {
+    /// Starts it.
+    #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+    pub(super) fn start(fairway_proxy: &Path, source: &[&str]) -> Result<Self> {
+        let began = Instant::now();
+        let mut command = program(fairway_proxy);
+        command.args(source).args(["--hostname-override", OWN_NODE, "--routes", "none"]);
+        let mut process = Process::start(command.stderr(Stdio::piped())).context("start the daemon")?;
+        let said = listen(&mut process)?;
+        Ok(Self { process, began, said })
     }
-    bail!("it does not serve everything after {} s; it said last: {last}", began.elapsed().as_secs())
+
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until it has committed and the kernel has everything, and says how long that took from its start on. What it says is when to
+    /// look, as is that it has nothing more to say; what counts is what the kernel holds.
+    #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+    pub(super) fn await_all(&mut self, size: Size) -> Result<Duration> {
+        let (mut has_committed, mut last) = (false, String::new());
+        while self.began.elapsed() < PATIENCE {
+            let news = self.said.recv_timeout(QUIET);
+            let is_commit = news.as_ref().is_ok_and(|(_, line)| line.contains("committed"));
+            has_committed |= is_commit;
+            let is_time = is_commit || has_committed && news.is_err();
+            let at = news.as_ref().map_or_else(|_| Instant::now(), |(at, _)| *at);
+            if is_time && serves(size)? {
+                return Ok(at.duration_since(self.began));
+            }
+            match news {
+                Ok((_, line)) => last = line,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        bail!("it does not serve everything after {} s; it said last: {last}", self.began.elapsed().as_secs())
+    }
+
+    /// Ends it as an update would (SIGTERM), and waits until it is gone.
+    pub(super) fn stop(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.id().try_into()?), Signal::SIGTERM).context("stop the daemon")?;
+        self.process.child().wait().context("wait for the daemon")?;
+        Ok(())
+    }
 }
 
 /// Hands on each line of the daemon's log with the time at which it came.

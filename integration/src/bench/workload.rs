@@ -130,9 +130,16 @@ impl Cluster {
 
     /// One endpoint is replaced by another.
     pub(super) fn replace(&mut self, number: u32) -> Event {
-        let Backends { count, is_replaced } = self.backends(number);
-        self.changed.insert(number, Backends { count, is_replaced: !is_replaced });
+        self.replaced(number);
         self.slice(number)
+    }
+
+    /// The same, as what the service has now.
+    pub(super) fn replaced(&mut self, number: u32) -> Backends {
+        let Backends { count, is_replaced } = self.backends(number);
+        let now = Backends { count, is_replaced: !is_replaced };
+        self.changed.insert(number, now);
+        now
     }
 
     /// A service gets one endpoint more than it had at first.
@@ -204,7 +211,8 @@ pub(super) fn service_name(number: u32) -> ObjectName {
     }
 }
 
-fn slice_name(number: u32) -> ObjectName {
+/// The name of a service's slice.
+pub(super) fn slice_name(number: u32) -> ObjectName {
     let ObjectName { namespace, name } = service_name(number);
     ObjectName { namespace, name: format!("{name}-{:05x}", number % 0xf_ffff).into() }
 }

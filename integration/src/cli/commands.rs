@@ -32,10 +32,11 @@ pub(super) fn demo(screen: Screen) -> Result<ExitCode> {
 }
 
 /// Starts a sandbox that stays, and returns when its cluster is up. While it is not, the end of this process is its end.
-pub(super) fn stay(is_played: bool, screen: Screen, files: &[PathBuf]) -> Result<ExitCode> {
+/// `flags` say what else the inner program is to do.
+pub(super) fn stay(flags: &[&str], screen: Screen, files: &[PathBuf]) -> Result<ExitCode> {
     Holder::require_none()?;
-    let flags: &[&str] = if is_played { &["--stay", "--play"] } else { &["--stay"] };
-    let arguments = arguments(flags, screen, files)?; // building the programs may have taken its time
+    let flags = [&["--stay"], flags].concat();
+    let arguments = arguments(&flags, screen, files)?; // building the programs may have taken its time
     // Of several that start at once, one comes first; the others wait until its lab is up, and find that.
     let _turn = own_file_locked().context("wait for others that start a lab")?;
     Holder::require_none()?;

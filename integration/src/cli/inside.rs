@@ -21,7 +21,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use super::Inside;
 use crate::{
     binaries::Binaries,
-    cluster::Cluster,
+    cluster::{Cluster, Source},
     demo,
     holder::Desk,
     lesson,
@@ -38,7 +38,8 @@ pub(super) fn run(options: &Inside) -> Result<ExitCode> {
     let binaries =
         Binaries { fairway: options.fairway.clone(), fairway_proxy: options.fairway_proxy.clone() };
     let screen = Screen { is_coloured: options.colour };
-    let mut cluster = Cluster::start(&binaries, objects)?;
+    let source = if options.api { Source::Api } else { Source::Manifests };
+    let mut cluster = Cluster::start_on(&binaries, objects, source, &[])?;
     let code = u8::from(options.play && !demo::play(&mut cluster, screen));
     if let Some(starter) = starter {
         let desk = Desk::open().context("open the lab's socket")?;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use dataplane::rtnl::{self, Kernel, Kinds, Monitor};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -75,6 +76,12 @@ impl Ports {
         };
         let listeners = Listeners::new(Servers::new(Arc::clone(&health)));
         Ok(Self { health, listeners, checks: BTreeMap::new(), node, addresses: BTreeSet::new() })
+    }
+
+    /// Tells there how many ports could not be opened.
+    #[must_use]
+    pub fn telling_unopened(self, unopened: Gauge) -> Self {
+        Self { listeners: self.listeners.telling_unopened(unopened), ..self }
     }
 
     /// Opens and closes ports until cancelled, and then closes all.

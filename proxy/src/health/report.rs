@@ -43,6 +43,18 @@ impl Report {
         (self.is_healthy && self.has_served, self.said())
     }
 
+    /// For people: all of it at once, with how much is known of what.
+    pub fn status(&self, known: &[(&'static str, i64)]) -> Value {
+        let mut said = self.said();
+        if let Some(said) = said.as_object_mut() {
+            said.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+            said.insert("ready".into(), self.readyz().0.into());
+            said.insert("nodeEligible".into(), self.is_node_eligible.into());
+            said.extend(known.iter().map(|(what, count)| ((*what).to_owned(), (*count).into())));
+        }
+        said
+    }
+
     fn said(&self) -> Value {
         let last_updated = written(self.last_updated);
         let family = json!({"lastUpdated": last_updated, "healthy": self.is_healthy});
@@ -96,6 +108,18 @@ mod tests {
     fn it_is_ready_once_everything_was_served() {
         assert!(report(true, true).readyz().0);
         assert!(!Report { has_served: false, ..report(true, true) }.readyz().0);
+    }
+
+    #[test]
+    fn people_are_told_all_of_it_at_once() {
+        let said = Report { has_served: false, ..report(true, false) }.status(&[("services", 3)]);
+
+        assert_eq!(said.get("healthy"), Some(&true.into()));
+        assert_eq!((said.get("ready"), said.get("nodeEligible")), (Some(&false.into()), Some(&false.into())));
+        assert_eq!(
+            (said.get("services"), said.get("version")),
+            (Some(&3.into()), Some(&env!("CARGO_PKG_VERSION").into()))
+        );
     }
 
     #[test]

@@ -66,11 +66,10 @@ impl Store {
 
     /// Writes objects down, in the place of what was there, and returns how many bytes that took.
     pub fn save(&self, objects: &[Object]) -> Result<usize, Error> {
-        let bytes = encode(&self.owner, self.as_of(), objects)?;
+        let pieces = encode(&self.owner, self.as_of(), objects)?;
         self.directory.make()?;
         self.directory.sweep()?;
-        self.directory.replace(FILE, &bytes)?;
-        Ok(bytes.len())
+        self.directory.replace_by_pieces(FILE, pieces.map(|piece| piece.map_err(Error::Encode)))
     }
 
     /// Reads what was kept, and how long ago; nothing if nothing was.

@@ -156,6 +156,26 @@ async fn a_port_can_change_hands_at_once_in_whatever_order_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_opened_is_counted_as_long_as_it_cannot() {
+    let (listeners, machine) = listeners();
+    let unopened = Gauge::default();
+    let mut listeners = listeners.telling_unopened(unopened.clone());
+    machine.refuse(1, true);
+    machine.refuse(2, true);
+
+    listeners.want(&"a", [(at(1), 0), (at(2), 0), (at(3), 0)]);
+    listeners.settle().await;
+    assert_eq!(unopened.get(), 2);
+
+    machine.refuse(1, false);
+    pass(&mut listeners, Duration::from_secs(2)).await;
+    assert_eq!(unopened.get(), 1);
+    listeners.want(&"a", [(at(1), 0)]);
+    listeners.settle().await;
+    assert_eq!(unopened.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_refused_is_tried_again_less_and_less_often_and_others_go_on() {
     let (mut listeners, machine) = listeners();
     machine.refuse(1, true);

@@ -197,6 +197,12 @@ impl SyncMetrics {
         self.nodes.set(number(state.node_count()));
     }
 
+    /// What was said to be known last.
+    pub(crate) fn known(&self) -> [(&'static str, i64); 3] {
+        [("services", &self.served), ("endpoints", &self.endpoints), ("nodes", &self.nodes)]
+            .map(|(what, gauge)| (what, gauge.get()))
+    }
+
     /// Which service ports have no endpoint on this node by now.
     pub(crate) fn say_without_local(&self, without: &WithoutLocal) {
         for &OfFamily { ip_family } in &self.families {

@@ -247,15 +247,13 @@ impl Watch {
         let mut bookmark = Instant::now() + period;
         loop {
             let mut lines = String::new();
-            let now = *revision.borrow_and_update();
+            revision.mark_unchanged(); // what comes from here on wakes us again
             if fault != Some(Fault::Silence) {
-                if self.double.store().is_forgotten(self.position) {
+                let Some(happenings) = self.catch_up() else {
                     self.tell(&mut sender, gone_line()).await;
                     return;
-                }
-                let happenings = self.double.store().since(self.position, self.asked.kind);
+                };
                 lines.extend(happenings.iter().filter_map(|happening| line(happening, &self.asked.selector)));
-                self.position = now.max(self.position);
                 if self.asked.bookmarks && bookmark <= Instant::now() {
                     bookmark = Instant::now() + period;
                     lines.push_str(&bookmark_line(self.asked.kind, self.position));
@@ -277,6 +275,17 @@ impl Watch {
                 () = sleep_until(end), if fault != Some(Fault::Silence) => return,
             }
         }
+    }
+
+    /// What happened since; nothing if that is forgotten.
+    fn catch_up(&mut self) -> Option<Vec<Happening>> {
+        let store = self.double.store();
+        if store.is_forgotten(self.position) {
+            return None;
+        }
+        let happenings = store.since(self.position, self.asked.kind);
+        self.position = store.revision.max(self.position);
+        Some(happenings)
     }
 
     /// Tells some lines, or as much of them as it may, and says whether it goes on.

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::selector::Selector;
 
+/// How much of what happened is remembered, at most: an API server's watch cache has as little.
+const HISTORY: usize = 10_000;
+
 /// The kinds that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -86,7 +89,7 @@ pub(crate) struct Store {
     pub(crate) revision: u64,
     objects: BTreeMap<Kind, BTreeMap<Name, Arc<Version>>>,
     history: VecDeque<Happening>,
-    /// What is older than this is forgotten.
+    /// What happened up to this revision may be forgotten.
     oldest: u64,
     /// What pages are cut from, by revision, kind and selector.
     snapshots: BTreeMap<(u64, Kind, String), Listed>,
@@ -101,7 +104,7 @@ impl Store {
         let version = self.version(kind, object);
         let before = self.objects.entry(kind).or_default().insert(name.clone(), Arc::clone(&version));
         let after = Some(version);
-        self.history.push_back(Happening { revision: self.revision, kind, before, after });
+        self.remember(Happening { revision: self.revision, kind, before, after });
         Some(name)
     }
 
@@ -111,13 +114,19 @@ impl Store {
         // The last state, as of its deletion. // Kubernetes API concepts, "Efficient detection of changes"
         let object: Value = serde_json::from_str(&before.whole).unwrap_or_default();
         let before = self.version(kind, &object);
-        self.history.push_back(Happening {
-            revision: self.revision,
-            kind,
-            before: Some(before),
-            after: None,
-        });
+        self.remember(Happening { revision: self.revision, kind, before: Some(before), after: None });
         true
+    }
+
+    fn remember(&mut self, happening: Happening) {
+        self.history.push_back(happening);
+        while self.history.len() > HISTORY
+            && let Some(forgotten) = self.history.pop_front()
+        {
+            let oldest = forgotten.revision;
+            self.oldest = oldest;
+            self.snapshots.retain(|(revision, ..), _| *revision >= oldest);
+        }
     }
 
     fn version(&self, kind: Kind, object: &Value) -> Arc<Version> {

@@ -1,18 +1,26 @@
 //! The way to the API server: its address, and who we are to it.
 //!
 //! In: flags, a kubeconfig file, or what every pod finds in its environment. Out: a client. It is made anew after a failure, so that
-//! certificates and files that have been exchanged are read again; a token file is read again every minute in any case.
+//! certificates and files that have been exchanged are read again; a token file is read again every minute in any case. An exec plugin that
+//! hangs holds up nothing but its own client, and is not followed by others. What it printed is never told, nor what stands in a kubeconfig
+//! file: there may be tokens.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    client::AuthError,
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+
+/// How long an exec plugin may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the API server is.
 #[derive(Clone, Default)]
@@ -20,6 +28,8 @@ pub struct Access {
     kubeconfig: Option<PathBuf>,
     master: Option<String>,
     given: Option<Client>,
+    /// Whose turn it is to run an exec plugin.
+    turn: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Access {
@@ -31,7 +41,7 @@ impl fmt::Debug for Access {
     }
 }
 
-/// Why the API server cannot be asked. What an exec plugin printed is never told: it may be a token.
+/// Why the API server cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubeconfig is not usable.
@@ -42,6 +52,14 @@ pub enum Error {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// The kubeconfig is something else.
+    #[error("read kubeconfig {path}: it makes no sense in line {line}")]
+    Senseless {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1; 0 where the reader does not say.
+        line: u64,
+    },
     /// This is no pod.
     #[error("find the API server: give --kubeconfig FILE or --manifests DIR, unless this runs in a pod")]
     InCluster(#[source] kube::config::InClusterError),
@@ -51,35 +69,25 @@ pub enum Error {
         /// As given.
         url: String,
     },
-    /// The certificates or the way to log in make no sense.
+    /// The certificates make no sense.
     #[error("prepare to log in at the API server")]
     Client(#[source] Box<kube::Error>),
-    /// What says who we are does not.
-    #[error(
-        "log in at the API server: the kubeconfig's way to do so failed (what it said is not shown: it may be a secret)"
-    )]
-    LogIn,
-}
-
-impl Error {
-    /// An error of the kube crate, without what an exec plugin has printed.
-    fn of_client(error: kube::Error) -> Self {
-        if is_of_login(&error) { Self::LogIn } else { Self::Client(Box::new(error)) }
-    }
-}
-
-/// Says whether an error is, or comes from, one of logging in: those tell what an exec plugin has printed.
-pub(super) fn is_of_login(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        error.is::<kube::client::AuthError>() || matches!(error.downcast_ref(), Some(kube::Error::Auth(_)))
-    })
+    /// We cannot say who we are.
+    #[error("log in at the API server: {reason}")]
+    LogIn {
+        /// Why.
+        reason: String,
+    },
+    /// An exec plugin does not end.
+    #[error("log in at the API server: the exec plugin has not ended after {} s: end it, and it is run again", PATIENCE.as_secs())]
+    Hanging,
 }
 
 impl Access {
     /// As a kubeconfig file says; without one, as every pod is told in its environment. `master` is the API server's URL, in the
     /// place of the one that the kubeconfig has.
     pub fn new(kubeconfig: Option<PathBuf>, master: Option<String>) -> Self {
-        Self { kubeconfig, master, given: None }
+        Self { kubeconfig, master, ..Self::default() }
     }
 
     /// By a client that is there already.
@@ -101,30 +109,68 @@ impl Access {
         }
     }
 
-    /// Makes a client. It connects when it is first used.
-    pub async fn client(&self) -> Result<Client, Error> {
-        Ok(self.client_and_host().await?.0)
+    /// Looks whether all of it makes sense, as far as that can be said without asking anybody: no exec plugin is run.
+    pub async fn check(&self) -> Result<(), Error> {
+        if self.given.is_some() {
+            return Ok(());
+        }
+        let config = self.config().await?;
+        let user = &config.auth_info;
+        if user.exec.is_none() && user.auth_provider.is_none() {
+            Client::try_from(config).map_err(Error::of_client)?;
+        }
+        Ok(())
     }
 
-    /// The same, and the host and port that it is for.
+    /// Makes a client, and names the host and port that it is for. It connects when it is first used.
     pub(super) async fn client_and_host(&self) -> Result<(Client, Arc<str>), Error> {
         if let Some(client) = &self.given {
             return Ok((client.clone(), Arc::default()));
         }
         let mut config = self.config().await?;
-        if let Some(url) = &self.master {
-            config.cluster_url = url.parse().map_err(|_| Error::Master { url: url.clone() })?;
-        }
         config.default_retry = false; // the feeds do, with an eye on all of it
         let host = config.cluster_url.authority().map(|authority| authority.as_str().into());
-        let client = Client::try_from(config).map_err(Error::of_client)?;
+        let made = async {
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            spawn_blocking(move || {
+                let client = Client::try_from(config); // runs an exec plugin, and waits for its end
+                drop(turn);
+                client
+            })
+            .await
+        };
+        let client = match timeout(PATIENCE, made).await {
+            Ok(Ok(client)) => client.map_err(Error::of_client)?,
+            Ok(Err(ended)) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(Error::Hanging), // this program ends
+            },
+            Err(_) => return Err(Error::Hanging),
+        };
         Ok((client, host.unwrap_or_default()))
     }
 
+    /// What the flags and the kubeconfig file come to.
     async fn config(&self) -> Result<Config, Error> {
+        let mut config = self.config_of_file().await?;
+        if let Some(url) = &self.master {
+            config.cluster_url = url.parse().map_err(|_| Error::Master { url: url.clone() })?;
+        }
+        Ok(config)
+    }
+
+    async fn config_of_file(&self) -> Result<Config, Error> {
         if let Some(path) = &self.kubeconfig {
-            let unusable = |source| Error::Kubeconfig { path: path.clone(), source: Box::new(source) };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
+            let path = || path.clone();
+            let unusable = |error| match error {
+                // The reader's own words have lines of the file in them.
+                KubeconfigError::Parse(error) => {
+                    let line = error.location().map_or(0, |location| location.line());
+                    Error::Senseless { path: path(), line }
+                }
+                source => Error::Kubeconfig { path: path(), source: Box::new(source) },
+            };
+            let kubeconfig = Kubeconfig::read_from(path()).map_err(unusable)?;
             let options = KubeConfigOptions::default();
             return Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable);
         }
@@ -132,5 +178,71 @@ impl Access {
             return Ok(Config::new(url.parse().map_err(|_| Error::Master { url: url.clone() })?));
         }
         Config::incluster_env().map_err(Error::InCluster)
+    }
+}
+
+impl Error {
+    fn of_client(error: kube::Error) -> Self {
+        match of_login(&error) {
+            Some(reason) => Self::LogIn { reason },
+            None => Self::Client(Box::new(error)),
+        }
+    }
+}
+
+/// Why we cannot say who we are, if that is what an error is or comes from; without what an exec plugin was given or has printed, which may
+/// be a token.
+pub(super) fn of_login(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+        let error = match error.downcast_ref() {
+            Some(kube::Error::Auth(error)) => Some(error),
+            _ => error.downcast_ref(),
+        };
+        error.map(told)
+    })
+}
+
+fn told(error: &AuthError) -> String {
+    match error {
+        AuthError::AuthExecRun { out, .. } => format!("the exec plugin ended with {}", out.status),
+        AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed => {
+            "what the exec plugin printed is no ExecCredential with a status".into()
+        }
+        AuthError::ParseTokenKey(_) => "what the auth provider printed makes no sense".into(),
+        error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What is said of a kubeconfig file, with all causes.
+    #[expect(clippy::disallowed_methods, reason = "plays the user")]
+    async fn said_of(text: &str) -> String {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("kubeconfig");
+        fs::write(&path, text).unwrap();
+
+        let error = Access::new(Some(path), None).check().await.unwrap_err();
+
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_kubeconfig_that_makes_no_sense_is_told() {
+        for text in [
+            "users:\n- name: u\n  user: s3cret\n",
+            "users:\n- name: u\n  user: {token: s3cret\n",
+            "s3cret: [}",
+        ] {
+            let said = said_of(text).await;
+
+            assert!(said.contains("it makes no sense in line "), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
     }
 }

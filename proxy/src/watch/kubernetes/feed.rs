@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     metrics::{Answered, SourceMetrics},
-    objects::{Invalid, Kind, Object, ObjectName},
+    objects::{Invalid, Kind, Object, ObjectName, sharing::Shared},
     watch::Event,
 };
 
@@ -81,6 +81,7 @@ pub(super) struct Feed {
     known: HashSet<ObjectName>,
     /// What is there and makes no sense, with what was said about it.
     senseless: BTreeMap<ObjectName, Invalid>,
+    shared: Shared,
     /// As of when all is known; `None`: nothing is listed, or too long ago.
     version: Option<String>,
     metrics: SourceMetrics,
@@ -101,8 +102,8 @@ enum Error {
     Refused { step: &'static str, status: Status },
     #[error("{step}")]
     Unreached { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("log in at the API server")]
-    LogIn,
+    #[error("log in at the API server: {reason}")]
+    LogIn { reason: String },
     #[error("{step}: no answer for {} s", .patience.as_secs())]
     Silent { step: &'static str, patience: Duration },
     #[error("{step}: read the answer")]
@@ -122,12 +123,15 @@ enum Error {
 impl Error {
     /// An error of the kube crate without what an exec plugin has printed.
     fn of_request(step: &'static str, source: kube::Error) -> Self {
+        // It may be asked again in the middle of it all, where what it said before has expired.
+        if let Some(reason) = access::of_login(&source) {
+            return Self::LogIn { reason };
+        }
         match source {
             kube::Error::Api(status) => {
                 let status = Status { code: status.code, message: status.message };
                 Self::Refused { step, status }
             }
-            error if access::is_of_login(&error) => Self::LogIn,
             kube::Error::Service(source) => Self::Unreached { step, source },
             source => Self::Request { step, source: Box::new(source) },
         }
@@ -153,10 +157,23 @@ impl Feed {
         access: Arc<Access>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let (known, senseless) = (HashSet::new(), BTreeMap::new());
+        let (known, senseless, shared) = (HashSet::new(), BTreeMap::new(), Shared::default());
         let (metrics, host) = (SourceMetrics::default(), Arc::default());
         let (version, memory, listed) = (None, None, None);
-        Self { kind, selection, access, events, known, senseless, version, metrics, host, memory, listed }
+        Self {
+            kind,
+            selection,
+            access,
+            events,
+            known,
+            senseless,
+            shared,
+            version,
+            metrics,
+            host,
+            memory,
+            listed,
+        }
     }
 
     /// The same, counted there.
@@ -258,7 +275,8 @@ impl Feed {
         let client = if let Some(client) = client {
             client
         } else {
-            let (fresh, host) = self.access.client_and_host().await?;
+            let access = Arc::clone(&self.access);
+            let (fresh, host) = self.await_patiently(access.client_and_host()).await??;
             self.host = host;
             client.insert(fresh)
         };
@@ -416,8 +434,9 @@ impl Feed {
     /// Tells an object, and returns its name. One that makes no sense is left as it was, and said so once.
     async fn set(&mut self, name: ObjectName, object: &RawValue) -> Result<ObjectName, Error> {
         match Object::of_kind(self.kind, object.get()) {
-            Ok(object) => {
+            Ok(mut object) => {
                 self.senseless.remove(&name);
+                self.shared.share(&mut object);
                 let name = object.name().clone(); // its letters are shared with whoever keeps the object
                 if !self.known.contains(&name) {
                     self.known.insert(name.clone());
