@@ -40,7 +40,7 @@ const LONGEST: Duration = Duration::from_hours(7 * 24);
 pub struct Owner {
     /// The node's name.
     pub node: String,
-    /// The API server's URL.
+    /// The API server: its URL, and whom it has its certificate from.
     pub server: String,
 }
 

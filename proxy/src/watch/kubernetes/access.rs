@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use dataplane::hash;
 use kube::{
     Client, Config,
     client::AuthError,
@@ -100,12 +101,19 @@ impl Access {
         self.kubeconfig.as_deref()
     }
 
-    /// The API server's URL; empty where only a client is given.
+    /// The API server's URL, and whom it has its certificate from: a cluster that is made anew has another authority at the same URL. Empty
+    /// where only a client is given.
     pub async fn server(&self) -> Result<String, Error> {
         match (&self.given, &self.master) {
             (Some(_), _) => Ok(String::new()),
             (None, Some(url)) => Ok(url.clone()),
-            (None, None) => Ok(self.config().await?.cluster_url.to_string()),
+            (None, None) => {
+                let config = self.config().await?;
+                let authority =
+                    config.root_cert.map(|certificates| hash::stable(certificates.into_iter().flatten()));
+                let authority = authority.map(|hash| format!(" (certificate authority {hash:016x})"));
+                Ok(format!("{}{}", config.cluster_url, authority.unwrap_or_default()))
+            }
         }
     }
 
@@ -230,6 +238,29 @@ mod tests {
 
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "plays the user")]
+    async fn a_cluster_that_is_made_anew_at_the_same_address_is_another() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("kubeconfig");
+        let mut servers = Vec::new();
+        for authority in ["AAAA", "BBBB"] {
+            let authority = format!("-----BEGIN CERTIFICATE-----\n{authority}\n-----END CERTIFICATE-----\n");
+            fs::write(place.path().join("ca.crt"), authority).unwrap();
+            let text = "{kind: Config, apiVersion: v1, current-context: c, users: [{name: u, user: {}}],\n\
+                        clusters: [{name: k, cluster: {server: 'https://192.168.14.50:6443', certificate-authority: ca.crt}}],\n\
+                        contexts: [{name: c, context: {cluster: k, user: u}}]}";
+            fs::write(&path, text).unwrap();
+            servers.push(Access::new(Some(path.clone()), None).server().await.unwrap());
+        }
+
+        assert!(
+            servers.iter().all(|server| server.starts_with("https://192.168.14.50:6443/ (")),
+            "{servers:?}"
+        );
+        assert_ne!(servers[0], servers[1]);
     }
 
     #[tokio::test]
