@@ -141,9 +141,8 @@ pub struct Pair {
 /// Makes the pod's link, unless it is there and as it should be, and returns the bridge that it is plugged into, if it is.
 /// What is left of an earlier try is made anew.
 pub async fn build(wiring: &Wiring, host: &Kernel, netns: &Netns) -> Result<Option<Link>, Error> {
-    match join(wiring, host, netns).await? {
-        Some(pair) => address(&pair, wiring, host).await?,
-        None => return bridge::find(wiring, host).await,
+    if let Some(pair) = join(wiring, host, netns).await? {
+        address(&pair, wiring, host).await?;
     }
     bridge::find(wiring, host).await
 }

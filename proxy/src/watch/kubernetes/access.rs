@@ -104,17 +104,13 @@ impl Access {
     /// The API server's URL, and whom it has its certificate from: a cluster that is made anew has another authority at the same URL. Empty
     /// where only a client is given.
     pub async fn server(&self) -> Result<String, Error> {
-        match (&self.given, &self.master) {
-            (Some(_), _) => Ok(String::new()),
-            (None, Some(url)) => Ok(url.clone()),
-            (None, None) => {
-                let config = self.config().await?;
-                let authority =
-                    config.root_cert.map(|certificates| hash::stable(certificates.into_iter().flatten()));
-                let authority = authority.map(|hash| format!(" (certificate authority {hash:016x})"));
-                Ok(format!("{}{}", config.cluster_url, authority.unwrap_or_default()))
-            }
+        if self.given.is_some() {
+            return Ok(String::new());
         }
+        let config = self.config().await?;
+        let authority = config.root_cert.map(|certificates| hash::stable(certificates.into_iter().flatten()));
+        let authority = authority.map(|hash| format!(" (certificate authority {hash:016x})"));
+        Ok(format!("{}{}", config.cluster_url, authority.unwrap_or_default()))
     }
 
     /// Looks whether all of it makes sense, as far as that can be said without asking anybody: no exec plugin is run.
