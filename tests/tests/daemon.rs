@@ -8,38 +8,22 @@
     reason = "a test that cannot go on fails; and it plays the user"
 )]
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Stdio};
 
 use dataplane::{
     nft::{Data, Held, Key, Socket},
     packet::{Family, Protocol},
     sysctl,
 };
-use fairway_lab::{binaries, host::Host, wait};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use fairway_lab::{host::Host, wait};
+use nix::sys::signal::Signal;
+use running::{Daemon, program};
 
 mod repair;
+mod running;
 
 /// In a place that each host has for itself.
 const MANIFESTS: &str = "/var/lib/fairway/manifests";
-
-/// A daemon that is running, and what it says.
-struct Daemon {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
 
 impl Daemon {
     fn start() -> Self {
@@ -47,44 +31,8 @@ impl Daemon {
     }
 
     fn start_with(flags: &[&str]) -> Self {
-        let mut child =
-            program().args(["--manifests", MANIFESTS]).args(flags).stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
+        Self::run(program().args(["--manifests", MANIFESTS]).args(flags))
     }
-
-    /// Waits until the daemon says something with `words` in it, and returns all it said until then.
-    fn says(&self, words: &str) -> String {
-        let mut said = String::new();
-        loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(20));
-            let line = line.unwrap_or_else(|_| panic!("it does not say {words:?}, but:\n{said}"));
-            said += &line;
-            said.push('\n');
-            if line.contains(words) {
-                return said;
-            }
-        }
-    }
-
-    /// Sends a signal, and returns what the daemon still said and how it ended.
-    fn ends_by(mut self, signal: Signal) -> (String, ExitStatus) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
-        let said = self.lines.iter().collect();
-        (said, self.child.wait().unwrap())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-    }
-}
-
-fn program() -> Command {
-    Command::new(&binaries::built().unwrap().fairway_proxy)
 }
 
 fn on_a_node(work: impl FnOnce() + Send) {

@@ -8,13 +8,11 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpListener,
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    process::{Command, Output, Stdio},
     thread,
-    time::Duration,
 };
 
 use dataplane::{
@@ -28,72 +26,24 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use running::{Daemon, program};
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
+mod running;
+
 /// In a place that each host has for itself.
 const MANIFESTS: &str = "/var/lib/fairway/manifests";
-
-/// A daemon that is running, and what it says.
-struct Daemon {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
 
 impl Daemon {
     fn start(flags: &[&str]) -> Self {
         Self::run(program().args(flags))
     }
 
-    fn run(program: &mut Command) -> Self {
-        let mut child = program.stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
-    }
-
     fn with_manifests() -> Self {
         fs::create_dir_all(MANIFESTS).unwrap();
         Self::start(&["--manifests", MANIFESTS])
     }
-
-    /// Waits until the daemon says something with `words` in it, and returns all it said until then.
-    fn says(&self, words: &str) -> String {
-        let mut said = String::new();
-        loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(20));
-            let line = line.unwrap_or_else(|_| panic!("it does not say {words:?}, but:\n{said}"));
-            said += &line;
-            said.push('\n');
-            if line.contains(words) {
-                return said;
-            }
-        }
-    }
-
-    /// Waits until it has ended, and returns what it still said and how it ended.
-    fn ends(mut self) -> (String, ExitStatus) {
-        let said = self.lines.iter().map(|line| line + "\n").collect();
-        (said, self.child.wait().unwrap())
-    }
-
-    /// Sends a signal, and waits until it has ended.
-    fn ends_by(self, signal: Signal) -> (String, ExitStatus) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
-        self.ends()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program() -> Command {
-    Command::new(&binaries::built().unwrap().fairway_proxy)
 }
 
 /// There once a first start has removed what kube-proxy left.
