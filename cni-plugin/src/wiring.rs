@@ -340,11 +340,6 @@ pub fn host_end_for(link: &Link, run_dir: &Path) -> Option<String> {
     is_ours.then(|| named(owner::LINK_PREFIX, seed))
 }
 
-/// Says whether a host end of ours could have this name.
-pub fn has_name_of_ours(name: &str) -> bool {
-    seed_in(owner::LINK_PREFIX, name).is_some()
-}
-
 const SEED_DIGITS: u32 = 13;
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 

@@ -5,6 +5,8 @@
 
 pub mod conntrack;
 pub mod disk;
+pub mod ethtool;
+pub mod forwarding;
 pub mod hash;
 pub mod host_ports;
 pub mod netns;

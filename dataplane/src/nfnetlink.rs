@@ -46,7 +46,12 @@ pub(crate) struct Channel {
 impl Channel {
     /// Opens a socket in the calling thread's network namespace, with room for requests of that size.
     pub(crate) fn open(send_buffer: usize) -> io::Result<Self> {
-        let mut netlink = NetlinkSocket::new(NETLINK_NETFILTER)?;
+        Self::open_to(NETLINK_NETFILTER, send_buffer)
+    }
+
+    /// The same to another of netlink's protocols, whose messages have headers as long as netfilter's.
+    pub(crate) fn open_to(protocol: isize, send_buffer: usize) -> io::Result<Self> {
+        let mut netlink = NetlinkSocket::new(protocol)?;
         let port = netlink.bind_auto()?.port_number();
         netlink.set_ext_ack(true)?;
         netlink.set_cap_ack(true)?;

@@ -23,3 +23,13 @@ pub const QDISC_HANDLE: u16 = 0x70;
 
 /// Preference of the filters we own (`tc filter show dev … ingress`).
 pub const FILTER_PREFERENCE: u16 = 70;
+
+/// Names of our VXLAN devices: the one whose packets are IPv4, and the one whose packets are IPv6.
+pub const TUNNELS: [&str; 2] = ["fairway.1", "fairway6.1"];
+
+/// Says whether a link has the name of a host end: the prefix, and 13 letters and digits of base 32.
+pub fn is_host_end(link: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte);
+    let digits = link.strip_prefix(LINK_PREFIX);
+    digits.is_some_and(|digits| digits.len() == 13 && digits.bytes().all(is_digit))
+}

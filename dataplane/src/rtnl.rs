@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours: values, the difference between two sets of routes, and the kernel.
+//! Links, addresses, routes, neighbours and VXLAN's forwardings: values, the difference between two sets of routes, and the kernel.
 //!
 //! In: values. Out: values, and changes made by [`Kernel`], a route-netlink socket that is opened inside a namespace and
 //! used from outside it; [`Monitor`] tells when to look again. [`Fake`] keeps routes as the kernel does, for tests without one; both pass the same contract.
@@ -19,8 +19,10 @@ mod kernel;
 mod link;
 mod monitor;
 mod neighbour;
+mod reports;
 mod route;
 mod shaping;
+mod tunnel;
 
 pub use self::{
     address::{Address, AddressFlags, Uniqueness},
@@ -32,8 +34,10 @@ pub use self::{
     link::{Link, Mac, ParseMacError, VethEnd},
     monitor::{Kinds, Monitor},
     neighbour::{Neighbour, NeighbourState},
+    reports::{Report, Reports},
     route::{Route, Routes, Scope},
     shaping::TokenBucket,
+    tunnel::{Device, Forwarding, Tunnel, Tunnels, Vxlan},
 };
 
 /// The loopback link has this index in every namespace.

@@ -9,8 +9,11 @@
 //!   ┌────────────┼─── switch ───┬────────────┐
 //!   m .50        w1 .51         w2 .52         a daemon on each; pods by the plugin
 //! ```
+//!
+//! Nodes whose first addresses are in another /24 (or /64) are on a switch of their own, behind the machine outside, which routes.
 
 mod applied;
+mod networks;
 mod publishing;
 mod questions;
 mod status;
@@ -31,6 +34,7 @@ pub use publishing::Source;
 pub use questions::Asker;
 pub use status::{NodeStatus, PodStatus, ServiceStatus, Status};
 
+use self::networks::Networks;
 use crate::{
     api_server::{self, ApiServer},
     binaries::Binaries,
@@ -82,8 +86,10 @@ pub enum Error {
         /// The node.
         node: String,
     },
-    /// A node cannot go, nor get other addresses.
-    #[error("{0}: only the labels of a node can change while the lab is up")]
+    /// A node cannot get other pod CIDRs, nor go to another network.
+    #[error(
+        "{0}: only the labels of a node, and its addresses on its network, can change while the lab is up"
+    )]
     NodesStay(ObjectName),
     /// Not there.
     #[error("{0} not found")]
@@ -164,7 +170,7 @@ pub struct Cluster {
     pods: BTreeMap<String, RunningPod>, // before the nodes, so that they go before them
     nodes: BTreeMap<String, RunningNode>,
     outside: Host,
-    switch: Switch,
+    networks: Networks,
     audience: Audience,
     binaries: Binaries,
     flags: Vec<String>,
@@ -190,23 +196,22 @@ impl Cluster {
         flags: &[&str],
     ) -> Result<Self, Error> {
         install(binaries).map_err(Error::Install)?;
-        let addresses = objects.iter().find_map(|object| match &object.content {
-            Content::Node(node) => Some(node.internal_ips().map(gateway_of).collect::<Vec<_>>()),
+        let first = objects.iter().find_map(|object| match &object.content {
+            Content::Node(node) => Some(node),
             _ => None,
         });
-        let switch = Switch::make()?;
-        let outside = Host::make(OUTSIDE)?;
-        let addresses = addresses.ok_or(Error::NoNodes)?;
-        switch.connect(&outside, &addresses)?;
-        let audience = match (source, addresses.first()) {
+        let first = first.ok_or(Error::NoNodes)?;
+        let (outside, mut networks) = (Host::make(OUTSIDE)?, Networks::default());
+        networks.switch_for(first, &outside)?;
+        let audience = match (source, first.internal_ips().next().map(gateway_of)) {
             (Source::Manifests, _) | (Source::Api, None) => Audience::Directories,
-            (Source::Api, Some(ip)) => Audience::Api(ApiServer::start(&outside, *ip)?.into()),
+            (Source::Api, Some(ip)) => Audience::Api(ApiServer::start(&outside, ip)?.into()),
         };
         let mut cluster = Self {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             outside,
-            switch,
+            networks,
             audience,
             binaries: binaries.clone(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
@@ -244,7 +249,10 @@ impl Cluster {
     fn admit(&mut self, object: Object, is_new: bool) -> Result<(), Error> {
         match &object.content {
             Content::Node(node) if !is_new => {
-                if !self.node_mut(&object.name.name)?.relabel(node) {
+                let name = &object.name.name;
+                let running = self.nodes.get_mut(name).ok_or_else(|| Error::NoSuchPlace(name.clone()))?;
+                let switch = self.networks.switch_for(running.manifest(), &self.outside)?;
+                if !running.change(node, switch)? {
                     return Err(Error::NodesStay(object.name));
                 }
             }
@@ -270,10 +278,10 @@ impl Cluster {
     /// Takes objects away: first from the daemons' sight, then for good.
     pub fn delete(&mut self, names: &[ObjectName]) -> Result<(), Error> {
         for name in names {
-            if name.kind == "Node" {
-                return Err(Error::NodesStay(name.clone()));
-            }
             self.objects.remove(name).ok_or_else(|| Error::NoSuchObject(name.clone()))?;
+            if name.kind == "Node" {
+                self.remove_node(&name.name)?;
+            }
             if name.kind == "Pod" {
                 self.stop_pod(&format!("{}/{}", name.namespace, name.name))?;
             }
@@ -281,9 +289,26 @@ impl Cluster {
         self.publish()
     }
 
+    /// Takes a node away with its pods: the other nodes hear of it before it is gone.
+    fn remove_node(&mut self, name: &str) -> Result<(), Error> {
+        let is_there = |pod: &&RunningPod| pod.host().name() == name;
+        let pods: Vec<String> = self.pods.values().filter(is_there).map(RunningPod::key).collect();
+        for pod in pods {
+            self.objects.retain(|object, _| {
+                object.kind != "Pod" || format!("{}/{}", object.namespace, object.name) != pod
+            });
+            self.stop_pod(&pod)?;
+        }
+        self.publish()?;
+        self.node_mut(name)?.stop_daemon()?;
+        self.nodes.remove(name);
+        Ok(())
+    }
+
     fn boot(&mut self, manifest: Node) -> Result<(), Error> {
         let name = manifest.metadata.name.clone();
-        let mut node = RunningNode::boot(manifest, &self.switch, &self.binaries)?;
+        let switch = self.networks.switch_for(&manifest, &self.outside)?;
+        let mut node = RunningNode::boot(manifest, switch, &self.binaries)?;
         node.set_flags(&self.flags);
         if let Audience::Api(server) = &self.audience {
             node.follow(server)?;
@@ -360,9 +385,9 @@ impl Cluster {
         }
     }
 
-    /// The switch, to connect other machines to.
-    pub fn switch(&self) -> &Switch {
-        &self.switch
+    /// The first node's switch, to connect other machines to.
+    pub fn switch(&self) -> Result<&Switch, Error> {
+        self.networks.first().ok_or(Error::NoNodes)
     }
 
     /// The ids of all processes that the cluster started and looks after.

@@ -47,7 +47,7 @@ const STEPS: [Step; 7] = [
     },
     Step {
         heading: "Pod to pod, on the same node and across nodes",
-        claim: "pods reach each other, and see each other's own address",
+        claim: "pods reach each other, and see each other's own address; the overlay leaves them 1450 bytes of 1500",
         play: pod_to_pod,
     },
     Step {
@@ -123,7 +123,9 @@ fn pod_to_pod(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {
             return Err(Broken(format!("{answer}, asked from {own}")));
         }
     }
-    Ok(())
+    let mtu = cluster.pod("apache-pod").and_then(|pod| pod.result().pointer("/interfaces/1/mtu")?.as_u64());
+    screen.line(format_args!("apache-pod: eth0 mtu {}", mtu.unwrap_or_default()));
+    if mtu == Some(1450) { Ok(()) } else { Err(Broken(format!("the MTU of apache-pod's eth0 is {mtu:?}"))) }
 }
 
 fn cluster_ip(cluster: &mut Cluster, screen: Screen) -> Result<(), Broken> {

@@ -9,6 +9,9 @@ const NODE_PORT: (&str, &str) =
     ("service-node-port.yaml", include_str!("../../conf/lab/service-node-port.yaml"));
 const STICKY: (&str, &str) = ("service-sticky.yaml", include_str!("../../conf/lab/service-sticky.yaml"));
 
+/// What the daemons are told besides: the lesson's overlay.
+pub const FLAGS: [&str; 2] = ["--routes", "vxlan"];
+
 /// The pods behind `myweb-service`.
 pub const BACKENDS: [&str; 3] = ["nginx-pod", "nginx-pod2", "nginx-pod3"];
 

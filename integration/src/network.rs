@@ -1,6 +1,6 @@
-//! The wires between machines: one switch, and a link from each machine to it.
+//! The wires between machines: switches, and a link from each machine to one of them.
 //!
-//! In: hosts and their addresses. Out: `eth0` on each, up, with its addresses and a default route. The switch is a bridge
+//! In: hosts and their addresses. Out: `eth0` on each, up, with its addresses and a default route. A switch is a bridge
 //! in a namespace of its own and goes with its handle.
 
 use std::{
@@ -95,6 +95,11 @@ impl Switch {
     /// Connects `host` with these addresses. Its default routes lead to the first address of each network, unless that
     /// is its own.
     pub fn connect(&self, host: &Host, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.connect_by(UPLINK, host, addresses)
+    }
+
+    /// The same, by a link of this name, for machines on several networks.
+    pub fn connect_by(&self, link: &str, host: &Host, addresses: &[IpAddr]) -> Result<(), Error> {
         let of = || host.name().to_owned();
         let netns = Netns::open(host.netns_path()).map_err(|source| Error::Netns { of: of(), source })?;
         let set = |parameters: &[(&str, &str)]| {
@@ -105,12 +110,33 @@ impl Switch {
         // Nobody else is on the switch whose address could be the same: no second is lost on searching for one.
         set(&[(DAD, "0")])?;
         let number = self.connected.fetch_add(1, Ordering::Relaxed);
-        let wired = self.runtime.block_on(self.wire(number, &netns, addresses));
+        let wired = self.runtime.block_on(self.wire(number, link, &netns, addresses));
         wired.map_err(|source| Error::Link { of: of(), source })?;
         set(&[(DAD, "1"), ("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])
     }
 
-    async fn wire(&self, number: u32, machine: &Netns, addresses: &[IpAddr]) -> Result<(), rtnl::Error> {
+    /// Takes these addresses from a machine that is connected, and gives it those.
+    pub fn readdress(&self, host: &Host, old: &[IpAddr], new: &[IpAddr]) -> Result<(), Error> {
+        let of = || host.name().to_owned();
+        let netns = Netns::open(host.netns_path()).map_err(|source| Error::Netns { of: of(), source })?;
+        let done = self.runtime.block_on(async {
+            let machine = Kernel::open_in(&netns)?;
+            let uplink = machine.link(UPLINK).await?.index;
+            for address in old {
+                machine.delete_address(&address_on(uplink, *address)).await?;
+            }
+            give(&machine, uplink, new).await
+        });
+        done.map_err(|source| Error::Link { of: of(), source })
+    }
+
+    async fn wire(
+        &self,
+        number: u32,
+        uplink: &str,
+        machine: &Netns,
+        addresses: &[IpAddr],
+    ) -> Result<(), rtnl::Error> {
         let switch = Kernel::open_in(&self.netns)?;
         let machine_kernel = Kernel::open_in(machine)?;
         let seed = u64::from(number) << 1;
@@ -120,30 +146,36 @@ impl Switch {
             mtu: MTU,
         };
         let port = format!("port{number}");
-        switch.add_veth(&end(&port, seed), &end(UPLINK, seed | 1), Some(machine)).await?;
+        switch.add_veth(&end(&port, seed), &end(uplink, seed | 1), Some(machine)).await?;
         let bridge = switch.link(BRIDGE).await?.index;
         let port = switch.link(&port).await?.index;
         switch.set_master(port, Some(bridge)).await?;
         switch.set_up(port, true).await?;
 
         machine_kernel.set_up(LOOPBACK, true).await?;
-        let uplink = machine_kernel.link(UPLINK).await?.index;
+        let uplink = machine_kernel.link(uplink).await?.index;
         machine_kernel.set_up(uplink, true).await?;
-        for address in addresses {
-            let flags = AddressFlags { noprefixroute: false, nodad: address.is_ipv6() };
-            machine_kernel
-                .add_address(&Address { link: uplink, network: network_of(*address), flags })
-                .await?;
-        }
-        for gateway in addresses.iter().map(|address| gateway_of(*address)) {
-            if !addresses.contains(&gateway) {
-                let default =
-                    Route { protocol: STATIC, ..Route::through(everything(gateway), gateway, uplink) };
-                machine_kernel.add_route(&default).await?;
-            }
-        }
-        Ok(())
+        give(&machine_kernel, uplink, addresses).await
     }
+}
+
+/// Gives a machine addresses, and a way out through the first of each network, unless that is its own.
+async fn give(machine: &Kernel, uplink: u32, addresses: &[IpAddr]) -> Result<(), rtnl::Error> {
+    for address in addresses {
+        machine.add_address(&address_on(uplink, *address)).await?;
+    }
+    for gateway in addresses.iter().map(|address| gateway_of(*address)) {
+        if !addresses.contains(&gateway) {
+            let default = Route { protocol: STATIC, ..Route::through(everything(gateway), gateway, uplink) };
+            machine.replace_route(&default).await?;
+        }
+    }
+    Ok(())
+}
+
+fn address_on(uplink: u32, address: IpAddr) -> Address {
+    let flags = AddressFlags { noprefixroute: false, nodad: address.is_ipv6() };
+    Address { link: uplink, network: network_of(address), flags }
 }
 
 /// Sets a parameter of the calling thread's namespace; none of IPv6 where the kernel has no IPv6.
@@ -155,7 +187,7 @@ fn set(key: &str, value: &str) -> Result<(), sysctl::Error> {
 }
 
 /// The network that a machine's address is in: /24, or /64 with IPv6.
-fn network_of(address: IpAddr) -> IpNetwork {
+pub fn network_of(address: IpAddr) -> IpNetwork {
     let bits = if address.is_ipv4() { 24 } else { 64 };
     IpNetwork::new(address, bits).unwrap_or(address.into())
 }

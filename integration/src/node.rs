@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::Arc,
@@ -20,7 +21,7 @@ use crate::{
     binaries::Binaries,
     host::{self, Host},
     manifest::Node,
-    network::{self, Switch},
+    network::{self, Switch, network_of},
     process::{Process, program},
     runtime,
     wait::{self, TimedOut},
@@ -141,13 +142,20 @@ impl RunningNode {
         Ok(())
     }
 
-    /// Takes other labels. False, and nothing is changed, if it would take more.
-    pub(crate) fn relabel(&mut self, manifest: &Node) -> bool {
-        let is_same = (&manifest.spec, &manifest.status) == (&self.manifest.spec, &self.manifest.status);
-        if is_same {
-            self.manifest.clone_from(manifest);
+    /// Takes other labels, and other addresses on its network. False, and nothing is changed, if it would take more.
+    pub(crate) fn change(&mut self, manifest: &Node, switch: &Switch) -> Result<bool, Error> {
+        let (old, new): (Vec<_>, Vec<_>) =
+            (self.manifest.internal_ips().collect(), manifest.internal_ips().collect());
+        let networks = |ips: &[IpAddr]| ips.iter().map(|ip| network_of(*ip).network()).collect::<Vec<_>>();
+        if manifest.spec != self.manifest.spec || networks(&old) != networks(&new) {
+            return Ok(false);
         }
-        is_same
+        if old != new {
+            let moved = switch.readdress(&self.host, &old, &new);
+            moved.map_err(|source| Error::Network { node: self.name().to_owned(), source })?;
+        }
+        self.manifest.clone_from(manifest);
+        Ok(true)
     }
 
     /// Starts the daemon. A second one does no harm: the first is ended before.

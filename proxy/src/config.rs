@@ -18,6 +18,7 @@ use crate::{service_port::Family, watch::kubernetes::Access};
 pub mod changed;
 mod conntrack;
 pub mod file;
+mod overlay;
 mod unused;
 pub mod written;
 
@@ -25,6 +26,7 @@ pub mod written;
 mod tests;
 
 pub use conntrack::Conntrack;
+pub use overlay::{ChecksumOffload, Overlay};
 pub use unused::Unused;
 
 /// Programs nftables for Kubernetes services, and routes pods between nodes.
@@ -52,9 +54,14 @@ pub struct Config {
     #[arg(long, value_name = "NAME")]
     pub hostname_override: Option<String>,
 
-    /// How packets find pods on other nodes: auto, direct (by the nodes' own addresses) or none
+    /// How packets find pods on other nodes: direct (by the nodes' own addresses), vxlan (inside packets to them), auto (direct where
+    /// the other node is on a link of this one, vxlan elsewhere) or none
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = route_mode)]
     pub routes: RouteMode,
+
+    /// The overlay
+    #[command(flatten)]
+    pub overlay: Overlay,
 
     /// Addresses of all pods, one CIDR for each family; connections from elsewhere to cluster IPs are masqueraded
     #[arg(long, value_name = "CIDR", default_value = "", hide_default_value = true, value_parser = cidrs)]
@@ -187,8 +194,10 @@ pub struct Config {
 /// How packets find pods on other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteMode {
-    /// As the network between the nodes allows; for now the same as [`RouteMode::Direct`].
+    /// By routes where the other node is on a link of ours, and by VXLAN elsewhere.
     Auto,
+    /// By VXLAN.
+    Vxlan,
     /// By routes through the other nodes' own addresses. All nodes must be on one network.
     Direct,
     /// By somebody else's doing.
@@ -295,8 +304,8 @@ fn route_mode(text: &str) -> Result<RouteMode, String> {
         "auto" => Ok(RouteMode::Auto),
         "direct" => Ok(RouteMode::Direct),
         "none" => Ok(RouteMode::None),
-        "vxlan" => Err("not supported yet; use direct where all nodes are on one network".into()),
-        _ => Err("must be auto, direct or none".into()),
+        "vxlan" => Ok(RouteMode::Vxlan),
+        _ => Err("must be auto, vxlan, direct or none".into()),
     }
 }
 

@@ -12,10 +12,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use dataplane::{
-    disk::{self, Directory, Durability},
-    rtnl::{Address, Link},
-};
+use dataplane::disk::{self, Directory, Durability};
 use serde_json::{Value, json};
 
 use crate::objects::Node;
@@ -34,9 +31,6 @@ const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
 /// What it says.
 const CONFLIST_TEXT: &str = include_str!("../../conf/10-fairway.conflist");
-
-/// The largest packet where nothing is known of the node's links.
-const ETHERNET_MTU: u32 = 1500;
 
 /// Where the files go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,13 +145,6 @@ fn replace(directory: &Directory, name: &str, content: &str) -> Result<bool, dis
 
 fn facts(node: &Node, mtu: u32) -> Value {
     json!({"podCIDRs": node.pod_cidrs, "mtu": mtu})
-}
-
-/// The largest packet on the link that the other nodes reach this one by.
-pub fn mtu(node: &Node, addresses: &[Address], links: &[Link]) -> u32 {
-    let address = addresses.iter().find(|address| node.internal_ips.contains(&address.network.ip()));
-    let link = address.and_then(|address| links.iter().find(|link| link.index == address.link));
-    link.map_or(ETHERNET_MTU, |link| link.mtu)
 }
 
 #[cfg(test)]

@@ -146,8 +146,7 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
         .with_flows(backlog.clone());
     let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished)
         .with_metrics(metrics.flows.clone());
-    let nodes = NodeRoutes::new(rtnl::Kernel::open()?, config.routes, files(config)?);
-    let mut sync = Sync::new(&node_name, services, nodes).with_metrics(metrics.sync.clone());
+    let mut sync = Sync::new(&node_name, services, routes(config)?).with_metrics(metrics.sync.clone());
     let keeper: Option<Keeper>;
     (sync, keeper) = match store.map(keep_in) {
         Some((turns, keeper)) => (sync.keeping(turns), Some(keeper)),
@@ -305,7 +304,7 @@ impl Source {
         };
         Ok(Self::Kubernetes(match config.routes {
             RouteMode::None => all.with_own_node_only(node_name),
-            RouteMode::Auto | RouteMode::Direct => all,
+            RouteMode::Auto | RouteMode::Vxlan | RouteMode::Direct => all,
         }))
     }
 
@@ -465,6 +464,13 @@ fn settings(config: &Config) -> Settings {
         drop_invalid: !config.conntrack.tcp_be_liberal,
         counters: config.counters,
     }
+}
+
+/// What leads packets to pods on other nodes.
+fn routes(config: &Config) -> anyhow::Result<NodeRoutes> {
+    let (mode, overlay, sweep_period) = (config.routes, config.overlay, config.audit_period);
+    let wish = nodes::Wish { mode, overlay, sweep_period };
+    Ok(NodeRoutes::new(rtnl::Kernel::open()?, Some(rtnl::Reports::open()?), wish, files(config)?))
 }
 
 fn files(config: &Config) -> anyhow::Result<Files> {

@@ -50,8 +50,10 @@ pub struct State {
 pub struct Touched {
     /// Services as they are or were, with the one family that is touched, if it is one; some of them more than once.
     services: Vec<(Arc<Service>, Option<Family>)>,
-    /// Whether a node is different.
+    /// Whether a node is different, or all that follows from nodes is to be looked at.
     pub nodes: bool,
+    /// The names of nodes that are different, or gone.
+    pub node_names: BTreeSet<Arc<str>>,
     /// Whether this node's surroundings are.
     pub surroundings: bool,
     /// When what changed in slices began to be so, for those that say it, in microseconds since 1970.
@@ -91,6 +93,7 @@ impl Touched {
     pub fn extend(&mut self, other: Self) {
         self.services.extend(other.services);
         self.nodes |= other.nodes;
+        self.node_names.extend(other.node_names);
         self.surroundings |= other.surroundings;
         self.triggers.extend(other.triggers);
     }
@@ -153,13 +156,17 @@ impl State {
 
     fn change_node(&mut self, change: Change<Node>, touched: &mut Touched) {
         let (was, surroundings) = (self.own().cloned(), self.surroundings());
-        touched.nodes = match change {
-            Change::Set(node) => {
-                let old = self.nodes.insert(node.name.name.clone(), Arc::clone(&node));
-                old.as_ref() != Some(&node)
-            }
-            Change::Gone(name) => self.nodes.remove(&name.name).is_some(),
+        let name = match &change {
+            Change::Set(node) => node.name.name.clone(),
+            Change::Gone(name) => name.name.clone(),
         };
+        touched.nodes = match change {
+            Change::Set(node) => self.nodes.insert(name.clone(), Arc::clone(&node)).as_ref() != Some(&node),
+            Change::Gone(_) => self.nodes.remove(&name).is_some(),
+        };
+        if touched.nodes {
+            touched.node_names.insert(name);
+        }
         touched.surroundings = touched.nodes && surroundings != self.surroundings();
         // What services ask of this node: hints look at the zone, source ranges at the addresses.
         let asked = |node: &Node| (node.zone.clone(), node.ips());
@@ -321,9 +328,14 @@ impl State {
         choice::merged(candidates)
     }
 
+    /// The node of that name, if it is known.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name).map(Arc::as_ref)
+    }
+
     /// This node, if it is known.
     pub fn own(&self) -> Option<&Node> {
-        self.nodes.get(&*self.own_node).map(Arc::as_ref)
+        self.node(&self.own_node)
     }
 }
 

@@ -9,7 +9,7 @@
 //!                            └─▶ flows, in their own time      what was begun by the old rules
 //! ```
 
-use std::{error::Error, future, mem};
+use std::{collections::BTreeSet, error::Error, future, mem, sync::Arc};
 
 use tokio::{
     sync::mpsc,
@@ -84,11 +84,17 @@ pub struct Committed {
 
 /// Whatever follows the nodes: routes to the pods of the others, files about our own.
 pub trait Nodes {
-    /// Adds what must be there before a pod may be chosen. False: some of it is missing, try again.
-    fn prepare(&mut self, state: &State) -> impl Future<Output = bool> + Send;
+    /// Adds what must be there before a pod may be chosen. These nodes are different, or gone; after a failure, or a
+    /// disturbance, whatever else may be is looked at as well. False: some of it is missing, try again.
+    fn prepare(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> impl Future<Output = bool> + Send;
 
     /// Removes what no packet needs any more. False: some of it is still there, try again.
     fn finish(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Waits until something may not be as it was left. May be dropped while it waits.
+    fn disturbed(&mut self) -> impl Future<Output = ()> + Send {
+        future::pending()
+    }
 }
 
 /// The loop and all that it owns.
@@ -175,6 +181,10 @@ impl<S: Services, N: Nodes> Sync<S, N> {
                     self.touched.nodes = true;
                     None
                 }
+                () = self.nodes.disturbed(), if is_listed => {
+                    self.touched.nodes = true;
+                    None
+                }
                 () = at(self.turns.as_ref().and_then(Turns::due)) => {
                     if let Some(turns) = &mut self.turns {
                         turns.keep(&self.state, Instant::now());
@@ -221,7 +231,8 @@ impl<S: Services, N: Nodes> Sync<S, N> {
             self.nodes_again_at = None;
         }
         // Where it fails, what can be reached is served.
-        let is_prepared = !self.touched.nodes || self.nodes.prepare(&self.state).await;
+        let is_prepared =
+            !self.touched.nodes || self.nodes.prepare(&self.state, &self.touched.node_names).await;
 
         let is_surrounded = mem::take(&mut self.touched.surroundings);
         if is_surrounded {
@@ -257,6 +268,7 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         };
 
         if mem::take(&mut self.touched.nodes) {
+            self.touched.node_names.clear();
             let is_done = self.nodes.finish().await && is_prepared;
             let pause = self.nodes_pace.after(if is_done { Outcome::Done } else { Outcome::Failed });
             self.nodes_again_at = pause.map(|pause| Instant::now() + pause);

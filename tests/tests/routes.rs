@@ -2,21 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use dataplane::{
-    owner,
-    rtnl::{Address, AddressFlags, Kernel, Mac, Route, Routes, VethEnd},
+    ethtool::{Features, TX_CHECKSUM},
+    forwarding, owner,
+    packet::Family,
+    rtnl::{
+        Address, AddressFlags, Forwarding, Kernel, Mac, Neighbour, Reports, Route, Routes, Tunnels, VethEnd,
+    },
+    sysctl,
 };
 use fairway_lab::host::Host;
 use proxy::{
-    config::RouteMode,
+    config::{ChecksumOffload, Overlay, RouteMode},
     conflist::Files,
     objects::{Kind, Object, ObjectName},
     state::State,
     sync::{
         Nodes,
-        nodes::{NodeRoutes, remove_routes},
+        nodes::{NodeRoutes, Wish, remove_routes},
     },
     watch::Event,
 };
@@ -28,7 +33,11 @@ struct NodeM {
     eth0: u32,
     state: State,
     routes: NodeRoutes,
+    /// Nodes that are different since the last sync.
+    names: BTreeSet<Arc<str>>,
 }
+
+const OVERLAY: Overlay = Overlay { vni: 1, port: 8472, checksum_offload: ChecksumOffload::Off };
 
 impl NodeM {
     /// Runs `work` on such a node, inside a runtime.
@@ -59,11 +68,13 @@ impl NodeM {
             kernel.add_address(&Address { link: eth0, network, flags }).await.unwrap();
         }
         let routes = Self::daemon(&kernel, RouteMode::Auto);
-        Self { kernel, eth0, state: State::new("m"), routes }
+        Self { kernel, eth0, state: State::new("m"), routes, names: BTreeSet::new() }
     }
 
     fn daemon(kernel: &Kernel, mode: RouteMode) -> NodeRoutes {
-        NodeRoutes::new(kernel.clone(), mode, Files::new("/run/fairway", "/etc/cni/net.d", true))
+        let wish = Wish { mode, overlay: OVERLAY, sweep_period: Duration::ZERO };
+        let files = Files::new("/run/fairway", "/etc/cni/net.d", true);
+        NodeRoutes::new(kernel.clone(), Some(Reports::open().unwrap()), wish, files)
     }
 
     fn set(&mut self, name: &str, pod_cidrs: &[&str], addresses: &[&str]) {
@@ -72,18 +83,71 @@ impl NodeM {
             "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDRs": pod_cidrs},
             "status": {"addresses": addresses.collect::<Vec<_>>()},
         });
-        self.state.apply(Event::set(Object::parse(node).unwrap().unwrap()));
+        let touched = self.state.apply(Event::set(Object::parse(node).unwrap().unwrap()));
+        self.names.extend(touched.node_names);
     }
 
     fn remove(&mut self, name: &str) {
         let name = ObjectName { namespace: "".into(), name: name.into() };
-        self.state.apply(Event::gone(Kind::Node, name));
+        self.names.extend(self.state.apply(Event::gone(Kind::Node, name)).node_names);
     }
 
     /// What the daemon does about its nodes; whether all of it succeeded.
     async fn sync(&mut self) -> bool {
-        let is_prepared = self.routes.prepare(&self.state).await;
+        let is_prepared = self.routes.prepare(&self.state, &std::mem::take(&mut self.names)).await;
         self.routes.finish().await && is_prepared
+    }
+
+    /// Waits until the daemon hears that something is not as it was, and lets it do what it does then.
+    async fn mend(&mut self) {
+        let heard = tokio::time::timeout(Duration::from_secs(20), self.routes.disturbed()).await;
+        assert!(heard.is_ok(), "the kernel does not tell of it");
+        while !self.sync().await {
+            self.routes.disturbed().await;
+        }
+    }
+
+    /// A far node and a near one, in both families, and what is there for them.
+    async fn among_others(&mut self) -> BTreeSet<String> {
+        self.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
+        self.set("w1", &["10.244.1.0/24", "fd00:1::/64"], &["192.168.14.51", "fd00:14::51"]);
+        self.set("w3", &["10.244.3.0/24", "fd00:3::/64"], &["192.168.15.53", "fd00:15::53"]);
+        assert!(self.sync().await);
+        self.all().await
+    }
+
+    /// Everything that is there for ways to other nodes.
+    async fn all(&self) -> BTreeSet<String> {
+        let mut all = self.routes().await;
+        for name in owner::TUNNELS {
+            let Some(device) = self.kernel.device(name).await.unwrap() else { continue };
+            all.insert(format!("{} {}", device.vxlan, if device.is_up { "up" } else { "down" }));
+            for Forwarding { mac, remote, .. } in self.kernel.forwardings(device.index).await.unwrap() {
+                all.insert(format!("{name}: {mac} dst {remote}"));
+            }
+            for Neighbour { address, mac, .. } in
+                self.kernel.permanent_neighbours(device.index).await.unwrap()
+            {
+                all.insert(format!("{name}: {address} lladdr {}", mac.unwrap()));
+            }
+            let addresses = self.kernel.addresses().await.unwrap().into_iter();
+            let addresses =
+                addresses.filter(|address| address.link == device.index).map(|address| address.network);
+            all.extend(
+                addresses
+                    .filter(|network| !network.to_string().starts_with("fe80"))
+                    .map(|network| format!("{name}: {network}")),
+            );
+        }
+        all
+    }
+
+    async fn tunnel(&self) -> u32 {
+        self.kernel.device("fairway.1").await.unwrap().unwrap().index
+    }
+
+    fn facts() -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string("/run/fairway/node.json").unwrap()).unwrap()
     }
 
     /// Destinations and gateways of the routes with our mark.
@@ -99,6 +163,18 @@ impl NodeM {
     async fn check(&self, routes: &[&str]) {
         assert_eq!(self.routes().await, routes.iter().map(|&route| route.to_owned()).collect());
     }
+}
+
+/// Runs `nft`; false where it is not installed.
+#[expect(clippy::disallowed_methods, reason = "another program makes a table")]
+fn nft(words: &str) -> bool {
+    let Ok(done) = std::process::Command::new("nft").arg(words).output() else {
+        assert!(std::env::var_os("FAIRWAY_REQUIRE_SANDBOX").is_none(), "nft is required here");
+        println!("nft is not installed: nobody else has a table");
+        return false;
+    };
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    true
 }
 
 fairway_lab::sandbox_tests! {
@@ -127,7 +203,7 @@ fairway_lab::sandbox_tests! {
             m.remove("w1");
             m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
 
-            assert!(m.routes.prepare(&m.state).await);
+            assert!(m.routes.prepare(&m.state, &std::mem::take(&mut m.names)).await);
             m.check(&["10.244.1.0/24 via 192.168.14.51", "10.244.2.0/24 via 192.168.14.52"]).await;
             assert!(m.routes.finish().await);
             m.check(&["10.244.2.0/24 via 192.168.14.52"]).await;
@@ -169,14 +245,15 @@ fairway_lab::sandbox_tests! {
 
     fn a_node_out_of_reach_is_reached_once_its_network_is_there() {
         NodeM::run(async |mut m: NodeM| {
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Direct);
             m.set("w1", &["10.244.1.0/24"], &["172.16.0.1"]);
             m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
-            assert!(!m.sync().await, "the missing route is to be tried again");
+            assert!(m.sync().await);
             m.check(&["10.244.2.0/24 via 192.168.14.52"]).await;
 
             let (network, flags) = ("172.16.0.50/24".parse().unwrap(), AddressFlags::default());
             m.kernel.add_address(&Address { link: m.eth0, network, flags }).await.unwrap();
-            assert!(m.sync().await);
+            m.mend().await;
             m.check(&["10.244.1.0/24 via 172.16.0.1", "10.244.2.0/24 via 192.168.14.52"]).await;
         });
     }
@@ -217,10 +294,244 @@ fairway_lab::sandbox_tests! {
 
             assert!(m.sync().await);
 
-            let facts = std::fs::read_to_string("/run/fairway/node.json").unwrap();
-            let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
-            assert_eq!(facts, json!({"podCIDRs": ["10.244.0.0/24"], "mtu": 1450}));
+            assert_eq!(NodeM::facts(), json!({"podCIDRs": ["10.244.0.0/24"], "mtu": 1450}));
             assert!(std::path::Path::new("/etc/cni/net.d/10-fairway.conflist").exists());
+        });
+    }
+
+    fn a_node_on_another_network_is_reached_through_a_tunnel() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+
+            assert_eq!(all, [
+                "fairway.1 address 02:46:c0:a8:0e:32 mtu 1400 type vxlan id 1 dstport 8472 local 192.168.14.50 nolearning up",
+                "fairway.1: 10.244.0.0/32",
+                "fairway.1: fd00::/128",
+                "fairway.1: 02:46:c0:a8:0f:35 dst 192.168.15.53",
+                "fairway.1: 192.168.15.53 lladdr 02:46:c0:a8:0f:35",
+                "fairway.1: fe80::46:c0ff:fea8:f35 lladdr 02:46:c0:a8:0f:35",
+                "10.244.1.0/24 via 192.168.14.51",
+                "10.244.3.0/24 via 192.168.15.53",
+                "fd00:1::/64 via fd00:14::51",
+                "fd00:3::/64 via fe80::46:c0ff:fea8:f35",
+            ].map(str::to_owned).into());
+            assert_eq!(NodeM::facts(), json!({"podCIDRs": ["10.244.0.0/24", "fd00::/64"], "mtu": 1400}));
+        });
+    }
+
+    fn the_last_node_on_another_network_takes_the_tunnel_with_it() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+
+            m.remove("w3");
+            assert!(m.sync().await);
+
+            assert_eq!(m.all().await, ["10.244.1.0/24 via 192.168.14.51", "fd00:1::/64 via fd00:14::51"].map(str::to_owned).into());
+            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1450)));
+        });
+    }
+
+    fn a_node_behind_a_tunnel_moves_and_leaves_nothing() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+
+            m.set("w3", &["10.244.3.0/24"], &["192.168.16.53"]);
+            assert!(m.sync().await);
+
+            let all = m.all().await;
+            assert!(all.contains("10.244.3.0/24 via 192.168.16.53") && all.contains("fairway.1: 02:46:c0:a8:10:35 dst 192.168.16.53"), "{all:?}");
+            assert!(!all.iter().any(|line| line.contains("192.168.15.53") || line.contains("fd00:3::")), "{all:?}");
+        });
+    }
+
+    fn nodes_that_vanished_while_the_daemon_was_down_are_removed_with_all_that_led_there() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("w4", &["10.244.4.0/24"], &["192.168.15.54"]);
+            m.among_others().await;
+
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Auto);
+            m.remove("w4"); // while nobody looked
+            assert!(m.sync().await);
+
+            let all = m.all().await;
+            assert!(!all.iter().any(|line| line.contains("192.168.15.54")), "{all:?}");
+            assert!(all.contains("10.244.3.0/24 via 192.168.15.53"), "{all:?}");
+        });
+    }
+
+    fn what_others_do_to_routes_and_tunnels_is_put_back() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+            let tunnel = m.tunnel().await;
+            let routes = m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap();
+            for route in routes {
+                m.kernel.delete_route(&route).await.unwrap();
+                m.mend().await;
+                assert_eq!(m.all().await, all, "{route}");
+            }
+            // udev and systemd-networkd do this to devices that they take for theirs; all neighbours go with it.
+            m.kernel.set_mac(tunnel, Mac::locally_administered(99)).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.all().await, all, "hardware address");
+            m.kernel.set_mtu(tunnel, 1300).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.all().await, all, "MTU");
+            m.kernel.set_up(tunnel, false).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.all().await, all, "set down");
+            for entry in m.kernel.forwardings(tunnel).await.unwrap() {
+                m.kernel.delete_forwarding(&entry).await.unwrap();
+                m.mend().await;
+                assert_eq!(m.all().await, all, "{entry}");
+            }
+            for entry in m.kernel.permanent_neighbours(tunnel).await.unwrap() {
+                m.kernel.delete_neighbour(&entry).await.unwrap();
+                m.mend().await;
+                assert_eq!(m.all().await, all, "{entry}");
+            }
+            for address in m.kernel.addresses().await.unwrap() {
+                if address.link == tunnel && address.network.prefix() >= 32 && address.network.is_ipv4() {
+                    m.kernel.delete_address(&address).await.unwrap();
+                    m.mend().await;
+                    assert_eq!(m.all().await, all, "{address}");
+                }
+            }
+            m.kernel.delete_device(tunnel).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.all().await, all, "deleted");
+        });
+    }
+
+    fn a_link_that_goes_down_and_up_again_loses_nothing() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+            m.kernel.set_up(m.eth0, false).await.unwrap();
+            m.kernel.set_up(m.eth0, true).await.unwrap();
+            // IPv6 addresses went with it: whoever manages the link puts them back.
+            let (network, flags) = ("fd00:14::50/64".parse().unwrap(), AddressFlags { nodad: true, ..AddressFlags::default() });
+            m.kernel.add_address(&Address { link: m.eth0, network, flags }).await.unwrap();
+
+            m.mend().await;
+
+            assert_eq!(m.all().await, all);
+        });
+    }
+
+    fn another_mtu_of_the_network_is_followed() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+
+            m.kernel.set_mtu(m.eth0, 1380).await.unwrap();
+            m.mend().await;
+
+            assert_eq!(m.kernel.device("fairway.1").await.unwrap().unwrap().vxlan.mtu, 1330);
+            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1330)));
+        });
+    }
+
+    fn a_new_address_of_this_node_begins_its_tunnels_anew() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+            let (network, flags) = ("192.168.14.60/24".parse().unwrap(), AddressFlags::default());
+            m.kernel.add_address(&Address { link: m.eth0, network, flags }).await.unwrap();
+
+            m.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.60", "fd00:14::50"]);
+            assert!(m.sync().await);
+
+            let device = m.kernel.device("fairway.1").await.unwrap().unwrap();
+            assert_eq!(device.vxlan.tunnel.local.to_string(), "192.168.14.60");
+            assert_eq!(device.vxlan.mac.to_string(), "02:46:c0:a8:0e:3c");
+            assert!(m.routes().await.contains("10.244.3.0/24 via 192.168.15.53"));
+        });
+    }
+
+    fn an_overlay_of_another_s_is_named_and_left_alone() {
+        NodeM::run(async |mut m: NodeM| {
+            let mut flannel = proxy::plan::routes::tunnel::device(OVERLAY, "192.168.14.50".parse().unwrap(), 1450);
+            "flannel.1".clone_into(&mut flannel.name);
+            m.kernel.add_device(&flannel).await.unwrap();
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
+            m.set("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
+
+            assert!(!m.sync().await, "it is to be tried again");
+            assert!(!std::path::Path::new("/run/fairway/node.json").exists(), "no pod is to start before its packets can leave");
+            let there = m.kernel.device("flannel.1").await.unwrap().unwrap();
+            assert_eq!(there.vxlan, flannel);
+
+            m.kernel.delete_device(there.index).await.unwrap();
+            assert!(m.sync().await);
+            m.check(&["10.244.3.0/24 via 192.168.15.53"]).await;
+            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1400)));
+        });
+    }
+
+    fn checksums_in_tunnels_are_left_to_nobody_where_that_is_asked_for() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+            let (tunnel, features) = (m.tunnel().await, Features::open().unwrap());
+            assert!(!features.is_on(tunnel, TX_CHECKSUM).unwrap());
+
+            // Whoever turns it on again is answered when everything is looked at again.
+            features.set(tunnel, TX_CHECKSUM, true).unwrap();
+            assert!(features.is_on(tunnel, TX_CHECKSUM).unwrap());
+            m.kernel.set_mtu(tunnel, 1300).await.unwrap();
+            m.mend().await;
+            assert!(!features.is_on(tunnel, TX_CHECKSUM).unwrap());
+            assert!(features.is_on(999_999, TX_CHECKSUM).is_err());
+        });
+    }
+
+    fn what_others_have_set_that_keeps_packets_from_pods_is_named() {
+        NodeM::run(async |mut m: NodeM| {
+            let named = |m: &NodeM, word: &str| m.routes.complaints().iter().any(|complaint| complaint.contains(word));
+            m.among_others().await;
+            assert_eq!(m.routes.complaints(), &BTreeSet::new());
+
+            sysctl::set("net/ipv4/conf/eth0/rp_filter", "1").unwrap();
+            let is_nft_there = nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; \
+                                    chain INPUT { type filter hook input priority 0; policy drop; }; }");
+            m.kernel.set_mtu(m.eth0, 1400).await.unwrap(); // a reason to look again
+            m.mend().await;
+
+            assert!(named(&m, "rp_filter is strict (1) on eth0:"), "{:?}", m.routes.complaints());
+            if is_nft_there {
+                assert!(named(&m, "chain ip filter FORWARD of another program drops"), "{:?}", m.routes.complaints());
+                assert!(!named(&m, "INPUT"));
+            }
+        });
+    }
+
+    fn cleanup_takes_the_tunnels_away() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+
+            assert_eq!(remove_routes(&m.kernel).await.unwrap(), 4);
+
+            assert_eq!(m.all().await, BTreeSet::new());
+        });
+    }
+
+    fn a_node_with_pods_forwards_and_goes_on_when_others_forbid_it() {
+        NodeM::run(async |mut m: NodeM| {
+            for family in Family::ALL {
+                sysctl::set(forwarding::parameter(family), "0").unwrap();
+            }
+            sysctl::set("net/ipv6/conf/eth0/accept_ra", "1").unwrap();
+            m.among_others().await;
+            let forwards = || Family::ALL.map(|family| sysctl::read(forwarding::parameter(family)).unwrap());
+            assert_eq!(forwards(), ["1", "1"]);
+            assert_eq!(sysctl::read("net/ipv6/conf/eth0/accept_ra").unwrap(), "2", "what routers advertise is still heard");
+
+            for family in Family::ALL {
+                sysctl::set(forwarding::parameter(family), "0").unwrap();
+            }
+            let is_back = async {
+                while forwards() != ["1", "1"] {
+                    // Nothing of ours is disturbed, so this never ends by itself.
+                    let _ = tokio::time::timeout(Duration::from_millis(20), m.routes.disturbed()).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), is_back).await.unwrap();
         });
     }
 }

@@ -10,14 +10,16 @@ mod limits;
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, path::Path, thread, time::Duration};
 
 use dataplane::{
+    forwarding,
     netns::{self, Netns},
     owner,
+    packet::Family,
     rtnl::{self, Kernel, LOOPBACK, Link, Routes, VethEnd},
     sysctl,
 };
 use ipnetwork::IpNetwork;
 
-use super::{Side, Wiring, bridge::Role, has_name_of_ours, host_end_for};
+use super::{Side, Wiring, bridge::Role, host_end_for};
 use crate::failure::{Code, Coded};
 
 /// Why a pod could not be wired.
@@ -253,50 +255,19 @@ async fn install(kernel: &Kernel, side: &Side) -> Result<(), rtnl::Error> {
     Ok(())
 }
 
-/// The kernel parameters that have to be on for the host to route what the pod sends; none where it does not.
-fn forwarding_of(wiring: &Wiring) -> impl Iterator<Item = &'static str> {
+/// The families that the host has to forward for it to route what the pod sends; none where it does not.
+fn forwarded(wiring: &Wiring) -> impl Iterator<Item = Family> {
     let is_routed = wiring.bridging.as_ref().is_none_or(|bridging| bridging.role != Role::Switch);
-    let keys = [(true, IPV4_FORWARDING), (false, IPV6_FORWARDING)];
-    let keys = keys.into_iter().filter(move |(is_ipv4, _)| is_routed && wiring.has_family(*is_ipv4));
-    keys.map(|(_, key)| key)
+    Family::ALL.into_iter().filter(move |family| is_routed && wiring.has_family(*family == Family::Ip))
 }
-
-const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
-const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// Without forwarding, the host would silently drop what the pod sends.
 fn allow_forwarding(wiring: &Wiring) -> Result<(), Error> {
-    for key in forwarding_of(wiring) {
-        if sysctl::read(key).map_err(host_sysctl)? == "1" {
-            continue;
-        }
-        if key == IPV6_FORWARDING {
-            keep_advertised_routes()?;
-        }
-        sysctl::set(key, "1").map_err(host_sysctl)?;
-    }
-    Ok(())
+    forwarded(wiring).try_for_each(|family| forwarding::allow(family).map(drop)).map_err(host_sysctl)
 }
 
 fn host_sysctl(source: sysctl::Error) -> Error {
     Error::Sysctl { place: HOST, source }
-}
-
-/// A host that forwards forgets the routes that routers advertised to it, and hears of no others, unless `accept_ra` is 2 rather
-/// than 1: a node that has its default route from a router would lose it. // kernel ip-sysctl.rst
-fn keep_advertised_routes() -> Result<(), Error> {
-    for link in sysctl::names("net/ipv6/conf").map_err(host_sysctl)? {
-        // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
-        // A host end is about to refuse advertisements, by another ADD that runs at the same time.
-        if ["all", "default", "lo"].contains(&link.as_str()) || has_name_of_ours(&link) {
-            continue;
-        }
-        let key = format!("net/ipv6/conf/{link}/accept_ra");
-        if sysctl::read(&key).is_ok_and(|accepts| accepts == "1") {
-            set_if_there(&key, "2")?;
-        }
-    }
-    Ok(())
 }
 
 /// No pod is a router: with one packet it could else draw the traffic of a host that does not forward IPv6 to itself.
@@ -365,7 +336,7 @@ async fn faults_of_links(wiring: &Wiring, host: &Kernel, pod: &Kernel) -> Result
     if !loopback.is_up {
         faults.push(format!("link {} {POD} is down", loopback.name));
     }
-    for key in forwarding_of(wiring) {
+    for key in forwarded(wiring).map(forwarding::parameter) {
         if sysctl::read(key).map_err(host_sysctl)? == "0" {
             faults.push(format!("sysctl {key} {HOST} is 0"));
         }

@@ -146,6 +146,7 @@ fn link(name: &str, mac: Mac) -> Link {
         is_forwarding: false,
         peer: Some(2),
         peer_netns: Some(0),
+        tunnel: None,
     }
 }
 
@@ -163,7 +164,7 @@ proptest! {
         prop_assert_eq!(host_end_for(&link(&name, wiring.host_end.mac), RUN_DIR.as_ref()), Some(name.clone()));
         let ifb = Link { kind: Some("ifb".to_owned()), ..link(&ifb_of(&name), wiring.host_end.mac) };
         prop_assert_eq!(host_end_for(&ifb, RUN_DIR.as_ref()), Some(name.clone()));
-        prop_assert!(!has_name_of_ours(&ifb.name));
+        prop_assert!(!owner::is_host_end(&ifb.name));
         prop_assert!(host_end_for(&link(&name, wiring.host_end.mac), "/run/other".as_ref()).is_none());
         prop_assert!(host_end_for(&link(&name, wiring.pod_end.mac), RUN_DIR.as_ref()).is_none());
     }

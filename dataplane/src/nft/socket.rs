@@ -318,6 +318,33 @@ impl Socket {
         Error::List { what, table: self.table, family, source }
     }
 
+    /// Names the chains of others on the way of forwarded packets that drop whatever none of their rules accepts.
+    pub fn dropping_forward_chains(&self) -> Result<Vec<String>, Error> {
+        uninterrupted(|| {
+            let mut found = Vec::new();
+            for (number, name) in FORWARDING_FAMILIES {
+                let mut writer = Writer::default();
+                let open = writer.open_message(encode::GET_CHAIN, REQUEST | DUMP, 1, number, 0);
+                writer.close_message(open);
+                let mut interrupted = false;
+                let mut take = |kind: u16, attributes: Attributes<'_>| {
+                    if kind == encode::NEW_CHAIN {
+                        found.extend(
+                            dropping_forward_chain(attributes).map(|chain| format!("{name} {chain}")),
+                        );
+                    }
+                };
+                let mut list = || {
+                    self.channel.send(writer.bytes())?;
+                    while !self.answer(&mut interrupted, &mut take)? {}
+                    if interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+                };
+                list().map_err(|source| self.unlisted("chains of others", Family::Ip, source))?;
+            }
+            Ok(found)
+        })
+    }
+
     /// Says whether what the kernel told of, a chain or rule say, is in our table.
     pub(super) fn is_of_table(&self, attributes: Attributes<'_>) -> bool {
         attributes.name(1) == Some(self.table)
@@ -382,6 +409,19 @@ impl Socket {
     ) -> io::Result<bool> {
         self.channel.answer(interrupted, take)
     }
+}
+
+/// Families of tables that forwarded packets of IP pass, by number and name. // `NFPROTO_*`, include/uapi/linux/netfilter.h
+const FORWARDING_FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
+
+/// The table and name of a chain that is hooked to forwarding and whose policy is to drop.
+fn dropping_forward_chain(attributes: Attributes<'_>) -> Option<String> {
+    const FORWARD: u32 = 2; // `NF_INET_FORWARD`
+    const DROP: u32 = 0; // `NF_DROP`
+    let hook = attributes.inside(4)?.u32(1)?; // `NFTA_CHAIN_HOOK`, `NFTA_HOOK_HOOKNUM`
+    let is_dropping = hook == FORWARD && attributes.u32(5)? == DROP; // `NFTA_CHAIN_POLICY`
+    let names = || Some(format!("{} {}", attributes.name(1)?, attributes.name(3)?));
+    is_dropping.then(names)?
 }
 
 /// Lists anew when it was interrupted: whoever changes any table in this namespace interrupts the lists of all.

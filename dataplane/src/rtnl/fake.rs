@@ -1,4 +1,4 @@
-//! Routes without a kernel: what [`super::Kernel`] would answer, from memory.
+//! Routes and VXLAN devices without a kernel: what [`super::Kernel`] would answer, from memory.
 //!
 //! In: the links that there are, then the same calls as the kernel takes. Out: the same answers and errors.
 //! It knows links, destinations and gateways; it does not know addresses, so it takes any source address.
@@ -15,17 +15,20 @@ use nix::errno::Errno;
 
 use super::{Error, Operation, Route, Routes, route::DEFAULT_METRIC_V6};
 
-/// A main table in memory.
+mod tunnels;
+
+/// A main table, and VXLAN devices, in memory.
 #[derive(Debug)]
 pub struct Fake {
     links: BTreeSet<u32>,
     table: Mutex<BTreeMap<(IpNetwork, Option<u32>), Route>>,
+    tunnels: Mutex<tunnels::Table>,
 }
 
 impl Fake {
     /// An empty table over links that are up.
     pub fn with_links(links: impl IntoIterator<Item = u32>) -> Self {
-        Self { links: links.into_iter().collect(), table: Mutex::default() }
+        Self { links: links.into_iter().collect(), table: Mutex::default(), tunnels: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<(IpNetwork, Option<u32>), Route>> {
@@ -37,7 +40,8 @@ impl Fake {
         if route.destination.ip() != route.destination.network() {
             return Err(Errno::EINVAL);
         }
-        if !self.links.contains(&route.link) {
+        let is_device = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner).has(route.link);
+        if !is_device && !self.links.contains(&route.link) {
             return Err(Errno::ENODEV);
         }
         let Some(gateway) = route.gateway else { return Ok(()) };

@@ -7,8 +7,10 @@ mod addresses;
 mod bridges;
 mod links;
 mod neighbours;
+mod reports;
 mod routes;
 mod shaping;
+mod tunnels;
 
 use std::io;
 
@@ -20,6 +22,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use tokio::runtime;
+
+pub(super) use self::reports::report_of;
 
 use super::{Error, Operation};
 use crate::netns::Netns;

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::Port;
+use super::{Device, Port, Tunnel, Vxlan};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +91,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// This namespace's number for the one where the other end is; nothing if it is this one.
     pub peer_netns: Option<i32>,
+    /// What it sends, and where from, if it is a VXLAN device with an address to send from.
+    pub tunnel: Option<Tunnel>,
 }
 
 impl Link {
@@ -102,6 +104,12 @@ impl Link {
     /// Says whether others can be plugged into this.
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
+    }
+
+    /// The VXLAN device that this is, if it is one.
+    pub fn vxlan(&self) -> Option<Device> {
+        let vxlan = Vxlan { name: self.name.clone(), mac: self.mac?, mtu: self.mtu, tunnel: self.tunnel? };
+        Some(Device { index: self.index, vxlan, is_up: self.is_up })
     }
 
     /// Says whether this is there only to have a queue, for packets that came in elsewhere.

@@ -20,11 +20,11 @@ use super::Error;
 use crate::netns::Netns;
 
 // Multicast groups (include/uapi/linux/rtnetlink.h, enum rtnetlink_groups).
-const RTNLGRP_LINK: u32 = 1;
-const RTNLGRP_IPV4_IFADDR: u32 = 5;
-const RTNLGRP_IPV4_ROUTE: u32 = 7;
-const RTNLGRP_IPV6_IFADDR: u32 = 9;
-const RTNLGRP_IPV6_ROUTE: u32 = 11;
+pub(super) const RTNLGRP_LINK: u32 = 1;
+pub(super) const RTNLGRP_IPV4_IFADDR: u32 = 5;
+pub(super) const RTNLGRP_IPV4_ROUTE: u32 = 7;
+pub(super) const RTNLGRP_IPV6_IFADDR: u32 = 9;
+pub(super) const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
 // Messages (the same file).
 const RTM_NEWLINK: u16 = 16;
@@ -38,7 +38,7 @@ const RTM_DELROUTE: u16 = 25;
 const RECEIVE_BUFFER: usize = 64 << 10;
 
 /// Longer than any notification, each of which is a datagram of its own.
-const LONGEST: usize = 32 << 10;
+pub(super) const LONGEST: usize = 32 << 10;
 
 /// Kinds of thing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

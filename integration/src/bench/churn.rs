@@ -3,7 +3,7 @@
 //! First as many as the loop takes, then at a steady rate below that: what latency is worth a figure only where nothing piles up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -144,7 +144,7 @@ impl Services for Timed {
 struct NoNodes;
 
 impl Nodes for NoNodes {
-    async fn prepare(&mut self, _: &State) -> bool {
+    async fn prepare(&mut self, _: &State, _: &BTreeSet<Arc<str>>) -> bool {
         true
     }
 

@@ -39,7 +39,9 @@ pub(super) fn run(options: &Inside) -> Result<ExitCode> {
         Binaries { fairway: options.fairway.clone(), fairway_proxy: options.fairway_proxy.clone() };
     let screen = Screen { is_coloured: options.colour };
     let source = if options.api { Source::Api } else { Source::Manifests };
-    let mut cluster = Cluster::start_on(&binaries, objects, source, &[])?;
+    // As in the lesson, in which every packet between nodes is inside another; the files of others say nothing of it.
+    let flags: &[&str] = if options.files.is_empty() { &lesson::FLAGS } else { &[] };
+    let mut cluster = Cluster::start_on(&binaries, objects, source, flags)?;
     let code = u8::from(options.play && !demo::play(&mut cluster, screen));
     if let Some(starter) = starter {
         let desk = Desk::open().context("open the lab's socket")?;

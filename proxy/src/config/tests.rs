@@ -93,8 +93,7 @@ fn the_node_s_name_is_trimmed_and_lower_cased() {
 
 #[test]
 fn what_is_not_supported_is_told_clearly() {
-    assert!(parse("--routes vxlan").unwrap_err().contains("not supported yet"));
-    assert!(parse("--routes sometimes").unwrap_err().contains("must be auto, direct or none"));
+    assert!(parse("--routes sometimes").unwrap_err().contains("must be auto, vxlan, direct or none"));
     assert!(parse("--cluster-cidr 10.244.0.0").unwrap_err().contains("must be a CIDR"));
     assert!(parse("--proxy-mode userspace").unwrap_err().contains("iptables, ipvs, nftables"));
     assert!(parse("--healthz-bind-address 10256").unwrap_err().contains("an address and a port"));

@@ -2,7 +2,6 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use dataplane::rtnl::AddressFlags;
 use tempfile::TempDir;
 
 use super::*;
@@ -146,32 +145,4 @@ fn removal_takes_both_files_leaves_the_plugin_and_may_be_repeated() {
 
     assert_eq!(fs::read_dir(run.path()).unwrap().count() + fs::read_dir(cni.path()).unwrap().count(), 0);
     assert!(bin.join(PLUGIN).exists(), "pods that are there need it for their DEL");
-}
-
-#[test]
-fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
-    let link = |index, mtu| Link {
-        index,
-        name: format!("eth{index}"),
-        kind: None,
-        mac: None,
-        mtu,
-        is_up: true,
-        has_carrier: true,
-        is_running: true,
-        alias: None,
-        is_promiscuous: false,
-        is_allmulti: false,
-        tx_queue_len: 1000,
-        master: None,
-        port: None,
-        is_forwarding: false,
-        peer: None,
-        peer_netns: None,
-    };
-    let address =
-        Address { link: 3, network: "192.168.14.51/24".parse().unwrap(), flags: AddressFlags::default() };
-
-    assert_eq!(mtu(&node(&[]), &[address], &[link(2, 9000), link(3, 1450)]), 1450);
-    assert_eq!(mtu(&node(&[]), &[], &[link(2, 9000)]), 1500);
 }

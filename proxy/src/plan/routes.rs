@@ -1,25 +1,56 @@
-//! The routes to the pods of other nodes. Pure.
+//! The ways to the pods of other nodes. Pure.
 //!
-//! In: all nodes and the addresses of our own links. Out: a route for each pod CIDR of each other node, through that
-//! node's internal address of the same family; and the reason for each that there cannot be.
+//! In: what stands of this node, and all nodes. Out: a way for each pod CIDR of each other node, what the kernel must hold for it, and
+//! the reason for each that there cannot be.
+//!
+//! ```text
+//! direct   10.244.1.0/24 via 192.168.14.51 dev eth0             the node is on a link of ours
+//! tunnel   10.244.2.0/24 via 192.168.15.52 dev fairway.1 onlink [`routing`]: a packet is looked up three times
+//!            192.168.15.52 lladdr 02:46:c0:a8:0f:34 permanent     the hardware address is made from the node's
+//!              02:46:c0:a8:0f:34 dst 192.168.15.52                the machine that has it
+//! ```
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use dataplane::rtnl::{Address, Route};
+use dataplane::rtnl::Address;
 use ipnetwork::IpNetwork;
 
-use crate::{objects::Node, service_port::Family};
+use crate::{config::RouteMode, objects::Node, service_port::Family};
 
+pub mod objects;
+pub mod routing;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 
-/// The wanted routes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// In order of destination, each destination once.
-    pub routes: Vec<Route>,
-    /// Nodes, or some of their pods, that cannot be reached.
-    pub unreachable: Vec<Unreachable>,
+/// Where the ways begin: this node, as far as it matters to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Which kinds of way there may be.
+    pub mode: RouteMode,
+    /// What this node's own pods' addresses are taken from.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// The addresses of its links, other than those to its pods.
+    pub addresses: Vec<Address>,
+    /// Where its tunnels begin: for each family the first of its internal addresses, if that is on a link.
+    pub ends: BTreeMap<Family, IpAddr>,
+}
+
+/// A way to the pods of a CIDR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Through the node's own address, which is on a link of ours.
+    Direct {
+        /// The address.
+        gateway: IpAddr,
+        /// The link.
+        link: u32,
+    },
+    /// Inside packets to the node's own address.
+    Tunnel {
+        /// The address.
+        remote: IpAddr,
+    },
 }
 
 /// Pods that cannot be reached.
@@ -36,10 +67,14 @@ pub struct Unreachable {
 pub enum Reason {
     /// Nobody has said what addresses they have.
     NoPodCidr,
-    /// The node has no internal address of the family of this pod CIDR.
+    /// The node has no internal address, or none of the family of this pod CIDR where only that would do.
     NoAddress(IpNetwork),
     /// The node's address is on none of our links.
     NotOnLink(IpAddr),
+    /// A tunnel to the node's address cannot begin anywhere.
+    NoEnd(IpAddr),
+    /// The node's address is ours.
+    Ours(IpAddr),
     /// Another node has this pod CIDR as well.
     Taken(IpNetwork),
 }
@@ -53,55 +88,79 @@ impl fmt::Display for Unreachable {
                 write!(f, "node {node} has no internal address for its pod CIDR {cidr}")
             }
             Reason::NotOnLink(address) => {
-                write!(f, "node {node} at {address} is on none of this node's links")
+                write!(f, "node {node} at {address} is on none of this node's links: use --routes=auto")
+            }
+            Reason::NoEnd(address) => write!(
+                f,
+                "node {node} at {address} is on none of this node's links, and no tunnel leads there: \
+                 this node's first internal address of that family is on none of its links either"
+            ),
+            Reason::Ours(address) => {
+                write!(f, "node {node} claims {address}, which is an address of this node")
             }
             Reason::Taken(cidr) => write!(f, "node {node} shares its pod CIDR {cidr} with another node"),
         }
     }
 }
 
-/// Plans the routes from `own_node` to all others.
-pub fn plan<'a>(nodes: impl IntoIterator<Item = &'a Node>, own_node: &str, addresses: &[Address]) -> Plan {
-    let mut routes: BTreeMap<IpNetwork, Route> = BTreeMap::new();
-    let mut unreachable = Vec::new();
-    let (own, others): (Vec<&Node>, Vec<&Node>) =
-        nodes.into_iter().partition(|node| *node.name.name == *own_node);
-    for node in others {
-        let mut add = |reason| unreachable.push(Unreachable { node: node.name.name.to_string(), reason });
-        if node.pod_cidrs.is_empty() {
-            add(Reason::NoPodCidr);
+impl Site {
+    /// What stands of this node: its object, if it is known, and the addresses of its links other than those to its pods.
+    pub fn new(mode: RouteMode, own: Option<&Node>, addresses: Vec<Address>) -> Self {
+        let first = |family| own.and_then(|own| first_of(own, family));
+        let is_here = |ip: &IpAddr| addresses.iter().any(|address| address.network.ip() == *ip);
+        let ends = Family::ALL.into_iter().filter_map(|family| Some((family, first(family)?)));
+        let ends = ends.filter(|(_, end)| is_here(end)).collect();
+        Self { mode, pod_cidrs: own.map(|own| own.pod_cidrs.clone()).unwrap_or_default(), addresses, ends }
+    }
+
+    /// The ways to a node's pods, CIDR by CIDR, as if there were no other node.
+    fn ways(&self, node: &Node) -> Vec<(IpNetwork, Result<Way, Reason>)> {
+        node.pod_cidrs.iter().map(|&cidr| (cidr, self.way(node, cidr))).collect()
+    }
+
+    fn way(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
+        if self.pod_cidrs.iter().any(|own| own.network() == cidr.network()) {
+            return Err(Reason::Taken(cidr));
         }
-        for &cidr in &node.pod_cidrs {
-            let is_own = own.iter().any(|own| own.pod_cidrs.contains(&cidr));
-            if is_own || routes.contains_key(&cidr) {
-                add(Reason::Taken(cidr));
-                continue;
-            }
-            match next_hop(node, cidr, addresses) {
-                Ok((gateway, link)) => drop(routes.insert(cidr, Route::through(cidr, gateway, link))),
-                Err(reason) => add(reason),
-            }
+        let is_ours = |ip: &&IpAddr| self.addresses.iter().any(|address| address.network.ip() == **ip);
+        if let Some(ours) = node.internal_ips.iter().find(is_ours) {
+            return Err(Reason::Ours(*ours));
+        }
+        match self.mode {
+            RouteMode::Direct => self.direct(node, cidr),
+            RouteMode::Vxlan => self.tunnel(node, cidr),
+            RouteMode::Auto | RouteMode::None => self.direct(node, cidr).or_else(|_| self.tunnel(node, cidr)),
         }
     }
-    Plan { routes: routes.into_values().collect(), unreachable }
-}
 
-/// The node's first address of the right family that is on a link of ours, and that link.
-fn next_hop(node: &Node, cidr: IpNetwork, addresses: &[Address]) -> Result<(IpAddr, u32), Reason> {
-    let family = Family::of(cidr.ip());
-    let candidates = node.internal_ips.iter().copied().filter(|&ip| Family::of(ip) == family);
-    let mut reason = Reason::NoAddress(cidr);
-    for gateway in candidates {
-        match link_towards(gateway, addresses) {
-            Some(link) => return Ok((gateway, link)),
-            None => reason = Reason::NotOnLink(gateway),
+    /// Through the node's first address of the right family that is on a link of ours.
+    fn direct(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
+        let family = Family::of(cidr.ip());
+        let candidates = node.internal_ips.iter().copied().filter(|&ip| Family::of(ip) == family);
+        let mut reason = Reason::NoAddress(cidr);
+        for gateway in candidates {
+            match self.link_towards(gateway) {
+                Some(link) => return Ok(Way::Direct { gateway, link }),
+                None => reason = Reason::NotOnLink(gateway),
+            }
         }
+        Err(reason)
     }
-    Err(reason)
+
+    /// To the node's first address of a family that both ends have: both choose the same, as the node knows itself by it.
+    fn tunnel(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
+        let common = self.ends.keys().find_map(|&family| first_of(node, family));
+        let no_way = || node.internal_ips.first().map_or(Reason::NoAddress(cidr), |ip| Reason::NoEnd(*ip));
+        common.map(|remote| Way::Tunnel { remote }).ok_or_else(no_way)
+    }
+
+    fn link_towards(&self, gateway: IpAddr) -> Option<u32> {
+        // The kernel routes an address without a network of its own to nobody but itself.
+        let near = self.addresses.iter().filter(|near| near.network.contains(gateway));
+        near.max_by_key(|near| near.network.prefix()).map(|near| near.link)
+    }
 }
 
-fn link_towards(gateway: IpAddr, addresses: &[Address]) -> Option<u32> {
-    // The kernel routes an address without a network of its own to nobody but itself.
-    let near = addresses.iter().filter(|near| near.network.contains(gateway) && near.network.ip() != gateway);
-    near.max_by_key(|near| near.network.prefix()).map(|near| near.link)
+fn first_of(node: &Node, family: Family) -> Option<IpAddr> {
+    node.internal_ips.iter().copied().find(|&ip| Family::of(ip) == family)
 }

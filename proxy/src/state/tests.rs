@@ -329,7 +329,10 @@ fn a_node_touches_no_service() {
     let first = state.apply(node.clone());
     let again = state.apply(node);
 
-    assert_eq!(first, Touched { nodes: true, ..Touched::default() });
+    assert_eq!(
+        first,
+        Touched { nodes: true, node_names: BTreeSet::from(["w1".into()]), ..Touched::default() }
+    );
     assert_eq!(again, Touched::default());
     assert_eq!(state.nodes().count(), 1);
 }
@@ -422,7 +425,10 @@ fn a_new_zone_or_address_of_this_node_touches_every_service() {
         state.apply(own_node(Some("east"), "10.2.0.1"));
         assert_eq!(state.apply(changed).take_service_ports().len(), 1);
         let other = state.apply(parse(json!({"kind": "Node", "metadata": {"name": "w1"}})));
-        assert_eq!(other, Touched { nodes: true, ..Touched::default() });
+        assert_eq!(
+            other,
+            Touched { nodes: true, node_names: BTreeSet::from(["w1".into()]), ..Touched::default() }
+        );
     }
 }
 

@@ -1,35 +1,95 @@
-//! The nodes' side of a sync, on a real kernel: routes to the others' pods, and the files about our own node.
+//! The nodes' side of a sync, on a real kernel: the ways to the others' pods, and the files about our own node.
 //!
-//! In: the state. Out: routes with our mark and a gateway; those without one are the plugin's and are never touched.
-//! Whatever cannot be done is said once, and again only after it had gone away.
+//! In: the state, and what the kernel tells of links, addresses and routes. Out: routes with our mark and a gateway (those without one
+//! are the plugin's and are never touched), our VXLAN devices with all on them, and files for the plugin. A node that changes costs
+//! what that node needs. Everything is listed and compared at the start, when others have changed something of ours or the links that
+//! it stands on, and now and then. Whatever cannot be done is said once, and again only after it had gone away.
+//!
+//! ```text
+//! prepare   devices → who has a hardware address → who is behind it → routes → files for the plugin
+//! finish    routes → who is behind … → who has … → devices that nothing goes through any more
+//! ```
 
-use std::{collections::BTreeSet, error::Error};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    future,
+    sync::Arc,
+    time::Duration,
+};
 
 use dataplane::{
     owner,
-    rtnl::{self, Address, Change, Kernel, Route, Routes, diff},
+    rtnl::{self, Kernel, Link, Report, Reports, Tunnels as _},
 };
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::{outlook::Outlook, patience::Patience};
 use super::Nodes;
 use crate::{
-    config::RouteMode,
+    config::{Overlay, RouteMode},
     conflist::{self, Files, Written},
-    plan::routes::{self, Plan, Reason},
+    objects::Node,
+    plan::routes::{
+        Site,
+        objects::{self, Object, Put, Steps},
+        routing::Routing,
+        tunnel,
+    },
+    service_port::Family,
     state::State,
 };
+
+mod commit;
+mod offload;
+mod outlook;
+mod patience;
+mod surroundings;
+
+pub use commit::remove_routes;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Which kinds of way there may be.
+    pub mode: RouteMode,
+    /// How VXLAN is spoken.
+    pub overlay: Overlay,
+    /// How often everything is listed and compared without a reason; never where it is zero.
+    pub sweep_period: Duration,
+}
 
 /// Routes and files of this node.
 #[derive(Debug)]
 pub struct NodeRoutes {
     kernel: Kernel,
-    mode: RouteMode,
+    /// None: nobody tells of disturbances.
+    reports: Option<Reports>,
+    wish: Wish,
     files: Files,
-    /// Routes to remove once nothing is sent along them.
-    obsolete: Vec<Change>,
+    /// What the kernel was made to hold.
+    routing: Option<Routing>,
+    outlook: Outlook,
+    /// Whether everything is to be listed and compared.
+    is_whole_due: bool,
+    next_sweep: Option<Instant>,
+    /// When somebody last interfered, when to answer him, and how many did.
+    disturbed_at: Option<Instant>,
+    mend_at: Option<Instant>,
+    patience: Patience,
+    /// This node as it was known last: that its object is gone for a moment is no reason to cut off its pods.
+    own: Option<Node>,
+    /// What to remove once nothing is sent along it.
+    obsolete: Vec<Object>,
+    obsolete_devices: Vec<u32>,
+    /// What everything that was listed is complained of: it stands until everything is listed again.
+    standing: BTreeSet<String>,
+    complaints: Complaints,
     /// Whether the plugin has been told all that it needs to wire a pod.
     can_wire: bool,
-    complaints: Complaints,
+    /// Whether the runtime is yet to be told of the plugin, or to be looked at again.
+    is_install_due: bool,
     complaints_of_install: Complaints,
 }
 
@@ -48,30 +108,172 @@ impl Complaints {
 }
 
 impl NodeRoutes {
-    /// Begins with whatever routes an earlier run has left.
-    pub fn new(kernel: Kernel, mode: RouteMode, files: Files) -> Self {
+    /// Begins with whatever an earlier run has left.
+    pub fn new(kernel: Kernel, reports: Option<Reports>, wish: Wish, files: Files) -> Self {
         Self {
             kernel,
-            mode,
+            reports,
+            wish,
             files,
+            routing: None,
+            outlook: Outlook::default(),
+            is_whole_due: true,
+            next_sweep: None,
+            disturbed_at: None,
+            mend_at: None,
+            patience: Patience::default(),
+            own: None,
             obsolete: Vec::new(),
-            can_wire: false,
+            obsolete_devices: Vec::new(),
+            standing: BTreeSet::new(),
             complaints: Complaints::default(),
+            can_wire: false,
+            is_install_due: false,
             complaints_of_install: Complaints::default(),
         }
     }
 
+    /// What the kernel was made to hold, as far as it could.
+    pub fn objects(&self) -> BTreeSet<Object> {
+        self.routing.as_ref().map(Routing::objects).unwrap_or_default()
+    }
+
+    /// What is not as pods need it, in words.
+    pub fn complaints(&self) -> &BTreeSet<String> {
+        &self.complaints.0
+    }
+
+    /// Follows these nodes alone. Nothing, if that will not do.
+    async fn follow(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> Option<BTreeSet<String>> {
+        let is_possible = !self.is_whole_due && !names.contains(state.own_node());
+        let routing = self.routing.as_mut().filter(|_| is_possible)?;
+        if self.wish.mode == RouteMode::None {
+            return Some(BTreeSet::new());
+        }
+        let families = routing.families();
+        let steps = routing.follow(names.iter().map(|name| (&**name, state.node(name))));
+        if families != routing.families() {
+            return None; // a device comes or goes, and the MTU with it
+        }
+        // What an earlier commit has left over may be wanted again.
+        self.obsolete.retain(|object| routing.object(&object.key()).is_none());
+        self.obsolete.extend(steps.gone);
+        Some(self.put(&steps.put).await)
+    }
+
+    /// Lists everything, and makes it what it should be.
+    async fn make_whole(&mut self, state: &State) -> Result<BTreeSet<String>, rtnl::Error> {
+        self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
+        self.obsolete_devices.clear();
+        self.skip_reports().await;
+        let links = self.kernel.links().await?;
+        self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
+        self.own = state.own().cloned().or(self.own.take());
+        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses());
+        let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
+        let others = others.filter(|_| self.wish.mode != RouteMode::None);
+        let mut routing = Routing::new(site, others);
+
+        let mut complaints = surroundings::look(&routing.site().pod_cidrs, &links);
+        let mtu = tunnel::link_mtu(routing.site(), &links);
+        let devices = self.devices(&routing, mtu, &mut complaints).await?;
+        let is_tunnelled = routing.families().iter().all(|family| devices.contains_key(family));
+        let pod_mtu = devices.keys().map(|family| mtu.saturating_sub(tunnel::overhead(*family))).min();
+        routing.bind(devices);
+        let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
+        let Steps { put, gone } = objects::steps(&held, &routing.objects());
+        self.obsolete = gone;
+        self.routing = Some(routing);
+
+        let failed = self.put(&put).await;
+        if is_tunnelled {
+            match self.write_facts(state, pod_mtu.unwrap_or(mtu)) {
+                Ok(is_told) => self.can_wire = is_told,
+                Err(complaint) => {
+                    self.can_wire = false;
+                    complaints.insert(complaint);
+                }
+            }
+        }
+        self.is_install_due = self.can_wire;
+        self.standing = complaints;
+        Ok(failed)
+    }
+
+    /// Makes the devices for tunnels that are there what they should be, and those that should be there. Those that nothing goes
+    /// through are left for later.
+    async fn devices(
+        &mut self,
+        routing: &Routing,
+        mtu: u32,
+        complaints: &mut BTreeSet<String>,
+    ) -> Result<BTreeMap<Family, u32>, rtnl::Error> {
+        let mut wanted = routing.families();
+        let site = routing.site();
+        if self.wish.mode == RouteMode::Vxlan {
+            wanted.extend(site.ends.keys().next()); // so that the first pods have the right MTU
+        }
+        let mut devices = BTreeMap::new();
+        for family in Family::ALL {
+            let end = site.ends.get(&family).filter(|_| wanted.contains(&family));
+            let uplink = end.and_then(|end| self.outlook.link_with(*end));
+            match end.map(|end| tunnel::device(self.wish.overlay, *end, mtu)) {
+                None => {
+                    let there = self.kernel.device(tunnel::name(family)).await?;
+                    self.obsolete_devices.extend(there.map(|device| device.index));
+                }
+                Some(vxlan) => match commit::device(&self.kernel, &vxlan, &site.pod_cidrs).await {
+                    Ok((index, is_changed)) => {
+                        if is_changed {
+                            info!(device = %vxlan, "made a VXLAN device what it should be");
+                        }
+                        let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, index);
+                        complaints.extend(settled.err().map(|error| said(&error)));
+                        devices.insert(family, index);
+                    }
+                    Err(error) => {
+                        complaints.insert(said(&error));
+                        self.is_whole_due = true;
+                    }
+                },
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Puts all of these, and says what could not be.
+    async fn put(&mut self, all: &[Put]) -> BTreeSet<String> {
+        let mut complaints = BTreeSet::new();
+        let mut routes = 0;
+        for put in all {
+            match commit::put(&self.kernel, put).await {
+                Ok(()) => {
+                    routes += usize::from(put.route().is_some());
+                    debug!(?put, "put");
+                }
+                Err(error) => {
+                    complaints.insert(said(&error));
+                    self.is_whole_due = true;
+                }
+            }
+        }
+        if routes > 0 {
+            info!(routes, "put routes");
+        }
+        complaints
+    }
+
     /// Tells the plugin of our own node; false if there is nothing to tell yet.
-    async fn write_facts(&self, state: &State, addresses: &[Address]) -> Result<bool, String> {
-        let Some(node) = state.nodes().find(|node| *node.name.name == *state.own_node()) else {
-            return Ok(false);
-        };
+    fn write_facts(&mut self, state: &State, mtu: u32) -> Result<bool, String> {
+        let Some(node) = state.own() else { return Ok(self.can_wire) };
         if node.pod_cidrs.is_empty() {
             return Err(format!("this node, {}, has no pod CIDR: no pod can start here", node.name));
         }
-        let links = self.kernel.links().await.map_err(|error| said(&error))?;
-        let mtu = conflist::mtu(node, addresses, &links);
-        if self.files.write_facts(node, mtu).map_err(|error| said(&error))? {
+        let written = self.files.write_facts(node, mtu).map_err(|error| {
+            self.is_whole_due = true;
+            said(&error)
+        })?;
+        if written {
             info!(mtu, "told the CNI plugin of this node");
         }
         Ok(true)
@@ -102,109 +304,121 @@ impl NodeRoutes {
         installed.is_ok()
     }
 
-    fn plan(&self, state: &State, addresses: &[Address]) -> Plan {
-        match self.mode {
-            RouteMode::Auto | RouteMode::Direct => routes::plan(state.nodes(), state.own_node(), addresses),
-            RouteMode::None => Plan::default(),
+    fn unreachable(&self) -> impl Iterator<Item = String> {
+        let unreachable = self.routing.iter().flat_map(Routing::unreachable);
+        unreachable.map(|unreachable| unreachable.to_string())
+    }
+
+    async fn skip_reports(&mut self) {
+        if let Some(reports) = &mut self.reports
+            && let Err(error) = reports.skip().await
+        {
+            self.stop_listening(&error);
+        }
+    }
+
+    fn stop_listening(&mut self, error: &dyn Error) {
+        warn!(%error, "the kernel tells no more of routes; they are compared now and then");
+        self.reports = None;
+    }
+
+    /// Waits for the next thing that happens.
+    async fn next_report(&mut self) -> Report {
+        let Some(reports) = &mut self.reports else { return future::pending().await };
+        match reports.next().await {
+            Ok(report) => report,
+            Err(error) => {
+                self.stop_listening(&error);
+                Report::Lost
+            }
         }
     }
 }
 
 impl Nodes for NodeRoutes {
-    async fn prepare(&mut self, state: &State) -> bool {
-        self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
-        let mut complaints = BTreeSet::new();
-        let mut is_complete = true;
-        let mut fail = |complaint| {
-            complaints.insert(complaint);
-            is_complete = false;
+    async fn prepare(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> bool {
+        let mut complaints = if let Some(complaints) = self.follow(state, names).await {
+            complaints
+        } else {
+            self.is_whole_due = false;
+            let period = self.wish.sweep_period;
+            self.next_sweep = (!period.is_zero()).then(|| Instant::now() + period);
+            self.make_whole(state).await.unwrap_or_else(|error| {
+                self.is_whole_due = true;
+                BTreeSet::from([said(&error)])
+            })
         };
-
-        let there = async { Ok((self.kernel.addresses().await?, held(&self.kernel).await?)) };
-        let (addresses, held) = match there.await {
-            Ok(there) => there,
-            Err(error) => {
-                fail(said::<rtnl::Error>(&error));
-                self.complaints.say(complaints);
-                return false;
-            }
-        };
-        match self.write_facts(state, &addresses).await {
-            Ok(is_told) => self.can_wire = is_told,
-            Err(complaint) => {
-                self.can_wire = false;
-                fail(complaint);
-            }
-        }
-        let plan = self.plan(state, &addresses);
-        let (obsolete, wanted): (Vec<_>, Vec<_>) =
-            diff(&held, &plan.routes).into_iter().partition(|change| matches!(change, Change::Delete(_)));
-        let mut added = 0;
-        for change in wanted {
-            match self.kernel.apply(&change).await {
-                Ok(()) => {
-                    added += 1;
-                    debug!(?change, "put a route");
-                }
-                Err(error) => fail(said(&error)),
-            }
-        }
-        for unreachable in plan.unreachable {
-            // The rest only a Node object can mend, and that is an event of its own.
-            is_complete &= !matches!(unreachable.reason, Reason::NotOnLink(_));
-            complaints.insert(unreachable.to_string());
-        }
-        if added > 0 {
-            info!(added, nodes = state.nodes().count(), "added routes");
-        }
-        self.obsolete = obsolete;
+        complaints.extend(self.standing.iter().cloned());
+        complaints.extend(self.unreachable());
         self.complaints.say(complaints);
-        is_complete
+        !self.is_whole_due
     }
 
     async fn finish(&mut self) -> bool {
         let mut removed = 0;
         let mut is_complete = true;
-        for change in std::mem::take(&mut self.obsolete) {
-            match self.kernel.apply(&change).await {
-                Ok(()) => removed += 1,
-                Err(error) => {
-                    is_complete = false;
-                    let error: &(dyn Error + 'static) = &error;
-                    warn!(error, "left an obsolete route");
-                }
+        let mut left = |error: &rtnl::Error| {
+            let error: &(dyn Error + 'static) = error;
+            warn!(error, "left what is obsolete");
+            is_complete = false;
+        };
+        for object in std::mem::take(&mut self.obsolete) {
+            match commit::delete(&self.kernel, &object).await {
+                Ok(()) => removed += usize::from(matches!(object, Object::Route(_))),
+                Err(error) => left(&error),
+            }
+        }
+        for device in std::mem::take(&mut self.obsolete_devices) {
+            match self.kernel.delete_device(device).await {
+                Err(error) if !error.is_not_found() => left(&error),
+                _ => info!("removed a VXLAN device"),
             }
         }
         if removed > 0 {
-            info!(removed, "removed routes");
+            info!(routes = removed, "removed routes");
         }
+        self.is_whole_due |= !is_complete;
         // Not before: pods that start now find services.
-        is_complete & (!self.can_wire || self.install())
+        self.is_install_due = self.is_install_due && !self.install();
+        self.is_whole_due |= self.is_install_due;
+        is_complete && !self.is_install_due
     }
-}
 
-/// Removes every route that a daemon has made here; of all that fails, the first is told.
-pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
-    let mut removed = 0;
-    let mut failed = None;
-    for route in held(kernel).await? {
-        match kernel.apply(&Change::Delete(route)).await {
-            Ok(()) => removed += 1,
-            Err(error) => failed = failed.or(Some(error)),
+    async fn disturbed(&mut self) {
+        if self.mend_at.is_some() {
+            super::at(self.mend_at).await;
+            self.mend_at = None;
+            return;
+        }
+        loop {
+            let sweep = self.next_sweep;
+            let report = tokio::select! {
+                report = self.next_report() => report,
+                () = super::at(sweep) => Report::Lost,
+            };
+            if report == Report::Parameter {
+                surroundings::keep_forwarding(self.routing.iter().flat_map(|all| &all.site().pod_cidrs));
+            } else if self.outlook.is_news(&report, self.routing.as_ref()) {
+                debug!(?report, "routes, or what they stand on, have changed");
+                self.is_whole_due = true;
+                let now = Instant::now();
+                let since = self.disturbed_at.replace(now).map_or(Duration::MAX, |last| now - last);
+                self.mend_at = Some(now + self.patience.pause(since));
+                super::at(self.mend_at).await;
+                self.mend_at = None;
+                return;
+            }
         }
     }
-    failed.map_or(Ok(removed), Err)
-}
-
-/// The routes that a daemon has made. A pod's own route bears the same mark, but has no gateway.
-async fn held(kernel: &Kernel) -> Result<Vec<Route>, rtnl::Error> {
-    let mut routes = kernel.routes(owner::ROUTE_PROTOCOL).await?;
-    routes.retain(|route| route.gateway.is_some());
-    Ok(routes)
 }
 
 /// An error and its causes on one line.
 fn said<E: Error>(error: &E) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
+/// Says whether a link is one of our devices for tunnels.
+fn is_tunnel(link: &Link) -> bool {
+    owner::TUNNELS.contains(&link.name.as_str())
 }

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -78,7 +79,7 @@ impl Services for FakeServices {
 struct FakeNodes(Script);
 
 impl Nodes for FakeNodes {
-    async fn prepare(&mut self, state: &State) -> bool {
+    async fn prepare(&mut self, state: &State, _: &BTreeSet<Arc<str>>) -> bool {
         self.0.note(format!("add routes to {}", state.nodes().count()));
         !self.0.goes_wrong("add routes")
     }

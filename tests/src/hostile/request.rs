@@ -9,7 +9,7 @@ use cni_plugin::{
     request::{Attachment, Request, Verb},
     result::AddResult,
     spec::{SpecVersion, version_to_answer_in},
-    wiring::{self, DEFAULT_MTU, Endpoint, Wiring, Wish},
+    wiring::{DEFAULT_MTU, Endpoint, Wiring, Wish},
 };
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ fn is_wired(conf: &Conf, attachment: &Attachment, version: &str) {
         routes: conf.routes.as_deref(),
     };
     let Some(wiring) = told(Wiring::of(wish), version) else { return };
-    assert!(wiring::has_name_of_ours(&wiring.host_end.name), "{}", wiring.host_end.name);
+    assert!(dataplane::owner::is_host_end(&wiring.host_end.name), "{}", wiring.host_end.name);
     for side in [wiring.host_side(7), wiring.pod_side(7)] {
         assert!(side.addresses.iter().all(|address| address.link == 7));
     }

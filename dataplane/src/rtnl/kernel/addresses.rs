@@ -64,7 +64,7 @@ fn message_of(address: &Address) -> AddressMessage {
     message
 }
 
-fn address_of(message: RouteNetlinkMessage) -> Option<Address> {
+pub(super) fn address_of(message: RouteNetlinkMessage) -> Option<Address> {
     address_and_flags(message).map(|(address, _)| address)
 }
 

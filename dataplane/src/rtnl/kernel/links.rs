@@ -13,6 +13,7 @@ use netlink_packet_route::{
 use super::{
     CREATE, Kernel,
     bridges::{forwards, port_of},
+    tunnels::tunnel_of,
 };
 use crate::{
     netns::Netns,
@@ -163,7 +164,7 @@ pub(super) fn set_up_or_down(message: &mut LinkMessage, is_up: bool) {
     message.header.change_mask = LinkFlags::Up;
 }
 
-fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(LinkMessage { header, attributes, .. }) = message else { return None };
     let mut link = Link {
         index: header.index,
@@ -183,6 +184,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         is_forwarding: false,
         peer: None,
         peer_netns: None,
+        tunnel: None,
     };
     for attribute in attributes {
         match attribute {
@@ -198,6 +200,7 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
                 for part in parts {
                     match part {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(settings)) => link.tunnel = tunnel_of(&settings),
                         LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
                             (link.port, link.is_forwarding) = (Some(port_of(&port)), forwards(&port));
                         }

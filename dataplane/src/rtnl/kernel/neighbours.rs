@@ -51,7 +51,7 @@ fn message_of(neighbour: &Neighbour) -> NeighbourMessage {
     message
 }
 
-fn neighbour_of(message: RouteNetlinkMessage) -> Option<Neighbour> {
+pub(super) fn neighbour_of(message: RouteNetlinkMessage) -> Option<Neighbour> {
     let RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. }) = message else {
         return None;
     };

@@ -94,7 +94,7 @@ fn message_of(route: &Route) -> RouteMessage {
     message
 }
 
-fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
+pub(super) fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else { return None };
     let (is_ipv4, any): (bool, IpAddr) = match header.address_family {
         AddressFamily::Inet => (true, Ipv4Addr::UNSPECIFIED.into()),

@@ -30,7 +30,7 @@ impl Bed {
     pub(crate) fn add_stranger(&mut self, name: &str, addresses: &[&str]) {
         let host = Host::make(name).unwrap();
         self.name(name, addresses);
-        self.cluster.switch().connect(&host, &self.addresses[name]).unwrap();
+        self.cluster.switch().unwrap().connect(&host, &self.addresses[name]).unwrap();
         self.strangers.insert(name.into(), host);
     }
 

@@ -1,6 +1,13 @@
-use dataplane::rtnl::AddressFlags;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::*;
+use dataplane::rtnl::{AddressFlags, Forwarding, Link, Neighbour, Route};
+use proptest::{collection::vec, prelude::*, sample::subsequence};
+
+use super::{
+    objects::{Key, Object, Steps, steps},
+    routing::Routing,
+    *,
+};
 use crate::objects::ObjectName;
 
 /// A node by name, pod CIDRs and internal addresses.
@@ -15,23 +22,47 @@ fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
     }
 }
 
-/// What node `m` plans, with an address of each family on link 2 and a pod on link 9.
-fn planned(others: &[Node]) -> Vec<String> {
-    let address = |link, network: &str| Address {
-        link,
-        network: network.parse().unwrap(),
-        flags: AddressFlags::default(),
-    };
-    let addresses = [
-        address(1, "127.0.0.1/8"),
-        address(2, "192.168.14.50/24"),
-        address(2, "fd00:14::50/64"),
-        address(9, "169.254.1.1/32"),
-    ];
+fn address(link: u32, network: &str) -> Address {
+    Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
+}
+
+/// Node `m`, with an address of each family on link 2.
+fn site(mode: RouteMode) -> Site {
+    let addresses =
+        vec![address(1, "127.0.0.1/8"), address(2, "192.168.14.50/24"), address(2, "fd00:14::50/64")];
     let own = node("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
-    let plan = plan(others.iter().chain([&own]), "m", &addresses);
-    let routes = plan.routes.iter().map(Route::to_string);
-    routes.chain(plan.unreachable.iter().map(Unreachable::to_string)).collect()
+    Site::new(mode, Some(&own), addresses)
+}
+
+/// The devices of node `m`.
+fn devices() -> BTreeMap<Family, u32> {
+    BTreeMap::from([(Family::Ip, 7), (Family::Ip6, 8)])
+}
+
+fn routing<'a>(site: Site, others: impl IntoIterator<Item = &'a Node>) -> Routing {
+    let mut routing = Routing::new(site, others);
+    routing.bind(devices());
+    routing
+}
+
+fn lines(objects: impl IntoIterator<Item = Object>) -> Vec<String> {
+    let line = |object| match object {
+        Object::Forwarding(entry) => entry.to_string(),
+        Object::Neighbour(entry) => entry.to_string(),
+        Object::Route(route) => route.to_string(),
+    };
+    objects.into_iter().map(line).collect()
+}
+
+/// What node `m` plans.
+fn planned_by(site: Site, others: &[Node]) -> Vec<String> {
+    let routing = routing(site, others);
+    let unreachable = routing.unreachable().into_iter().map(|unreachable| unreachable.to_string());
+    lines(routing.objects()).into_iter().chain(unreachable).collect()
+}
+
+fn planned(others: &[Node]) -> Vec<String> {
+    planned_by(site(RouteMode::Auto), others)
 }
 
 #[test]
@@ -67,20 +98,86 @@ fn of_several_addresses_the_first_on_a_link_of_ours_is_taken() {
 }
 
 #[test]
+fn a_node_that_is_on_no_link_of_ours_is_reached_through_a_tunnel_in_both_families() {
+    assert_eq!(
+        planned(&[node("w3", &["10.244.3.0/24", "fd00:3::/64"], &["192.168.15.53", "fd00:15::53"])]),
+        [
+            "02:46:c0:a8:0f:35 dev 7 dst 192.168.15.53",
+            "192.168.15.53 dev 7 lladdr 02:46:c0:a8:0f:35",
+            "fe80::46:c0ff:fea8:f35 dev 7 lladdr 02:46:c0:a8:0f:35",
+            "10.244.3.0/24 via 192.168.15.53 dev 7 proto 70 onlink",
+            "fd00:3::/64 via fe80::46:c0ff:fea8:f35 dev 7 proto 70",
+        ],
+    );
+}
+
+#[test]
+fn nodes_that_have_ipv6_alone_are_reached_through_a_tunnel_of_ipv6() {
+    assert_eq!(
+        planned(&[node("w3", &["10.244.3.0/24", "fd00:3::/64"], &["fd00:15::53"])]),
+        [
+            "96:a6:fd:77:fd:fa dev 8 dst fd00:15::53",
+            "10.244.3.0 dev 8 lladdr 96:a6:fd:77:fd:fa",
+            "fe80::94a6:fdff:fe77:fdfa dev 8 lladdr 96:a6:fd:77:fd:fa",
+            "10.244.3.0/24 via 10.244.3.0 dev 8 proto 70 onlink",
+            "fd00:3::/64 via fe80::94a6:fdff:fe77:fdfa dev 8 proto 70",
+        ],
+    );
+}
+
+#[test]
+fn the_mode_says_which_ways_there_are() {
+    let near = node("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+    let far = node("w2", &["10.244.2.0/24"], &["192.168.15.52"]);
+    let ways = |mode| {
+        let planned = planned_by(site(mode), &[near.clone(), far.clone()]);
+        planned.into_iter().filter(|line| line.contains("10.244.") || line.contains("node")).collect()
+    };
+
+    let direct: Vec<String> = ways(RouteMode::Direct);
+    assert_eq!(
+        direct,
+        [
+            "10.244.1.0/24 via 192.168.14.51 dev 2 proto 70",
+            "node w2 at 192.168.15.52 is on none of this node's links: use --routes=auto"
+        ]
+    );
+    let vxlan: Vec<String> = ways(RouteMode::Vxlan);
+    assert_eq!(
+        vxlan,
+        [
+            "10.244.1.0/24 via 192.168.14.51 dev 7 proto 70 onlink",
+            "10.244.2.0/24 via 192.168.15.52 dev 7 proto 70 onlink"
+        ]
+    );
+}
+
+#[test]
 fn nodes_that_cannot_be_reached_are_named_with_the_reason() {
     assert_eq!(
         planned(&[
             node("w1", &[], &["192.168.14.51"]),
             node("w2", &["10.244.2.0/24"], &[]),
-            node("w3", &["10.244.3.0/24"], &["172.16.0.3"]),
-            node("w4", &["fd00:4::/64"], &["192.168.14.54"]),
+            node("w4", &["10.244.4.0/24"], &["192.168.14.50"]),
         ]),
         [
             "node w1 has no pod CIDR",
             "node w2 has no internal address for its pod CIDR 10.244.2.0/24",
-            "node w3 at 172.16.0.3 is on none of this node's links",
-            "node w4 has no internal address for its pod CIDR fd00:4::/64",
+            "node w4 claims 192.168.14.50, which is an address of this node",
         ],
+    );
+}
+
+#[test]
+fn a_node_whose_own_address_is_on_none_of_its_links_begins_no_tunnel() {
+    let own = node("m", &["10.244.0.0/24"], &["203.0.113.1"]);
+    let site = Site::new(RouteMode::Auto, Some(&own), vec![address(2, "192.168.14.50/24")]);
+
+    let planned = planned_by(site, &[node("w3", &["10.244.3.0/24"], &["192.168.15.53"])]);
+
+    assert_eq!(planned.len(), 1);
+    assert!(
+        planned[0].starts_with("node w3 at 192.168.15.53 is on none of this node's links, and no tunnel")
     );
 }
 
@@ -88,8 +185,8 @@ fn nodes_that_cannot_be_reached_are_named_with_the_reason() {
 fn a_pod_cidr_goes_to_one_node_only_and_never_away_from_ours() {
     assert_eq!(
         planned(&[
-            node("w1", &["10.244.1.0/24"], &["192.168.14.51"]),
             node("w2", &["10.244.1.0/24"], &["192.168.14.52"]),
+            node("w1", &["10.244.1.0/24"], &["192.168.14.51"]),
             node("w3", &["10.244.0.0/24"], &["192.168.14.53"]),
         ]),
         [
@@ -101,9 +198,197 @@ fn a_pod_cidr_goes_to_one_node_only_and_never_away_from_ours() {
 }
 
 #[test]
-fn a_node_that_claims_our_own_address_is_not_routed_to() {
-    assert_eq!(
-        planned(&[node("w1", &["10.244.1.0/24"], &["192.168.14.50"])]),
-        ["node w1 at 192.168.14.50 is on none of this node's links"],
-    );
+fn a_hardware_address_is_of_one_machine() {
+    let ends = ["192.168.14.51", "192.168.15.51", "fd00::51", "fd00:14::51"].map(|ip| ip.parse().unwrap());
+    let macs: BTreeSet<_> = ends.map(tunnel::mac).into_iter().collect();
+
+    assert_eq!(macs.len(), ends.len());
+    assert!(macs.iter().all(|mac| mac.is_unicast() && mac.0[0] & 0b10 != 0));
+}
+
+#[test]
+fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
+    let link = |index, mtu| Link {
+        index,
+        name: format!("eth{index}"),
+        kind: None,
+        mac: None,
+        mtu,
+        is_up: true,
+        has_carrier: true,
+        is_running: true,
+        alias: None,
+        is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
+        master: None,
+        port: None,
+        is_forwarding: false,
+        peer: None,
+        peer_netns: None,
+        tunnel: None,
+    };
+    let site_at = |addresses: &[Address]| {
+        Site::new(RouteMode::Auto, Some(&node("w1", &[], &["192.168.14.51"])), addresses.to_vec())
+    };
+    let on_link = site_at(&[address(3, "192.168.14.51/24")]);
+    let on_loopback = site_at(&[address(1, "192.168.14.51/32"), address(3, "172.16.0.1/31")]);
+
+    assert_eq!(tunnel::link_mtu(&on_link, &[link(1, 65536), link(2, 9000), link(3, 1400)]), 1400);
+    assert_eq!(tunnel::link_mtu(&on_loopback, &[link(1, 65536), link(2, 9000), link(3, 1400)]), 1400);
+    assert_eq!(tunnel::link_mtu(&site_at(&[]), &[link(2, 9000)]), 1500);
+    assert_eq!((tunnel::overhead(Family::Ip), tunnel::overhead(Family::Ip6)), (50, 70));
+}
+
+/// Nodes of few names, CIDRs and addresses, so that they clash: near ones and far ones.
+fn any_node() -> impl Strategy<Value = Node> {
+    let cidrs = ["10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/25", "10.244.3.0/24", "fd00:1::/64"];
+    let ips =
+        ["192.168.14.51", "192.168.14.52", "192.168.15.51", "192.168.15.52", "fd00:14::51", "fd00:15::51"];
+    let parts = (0..4u8, subsequence(cidrs.to_vec(), 0..3), subsequence(ips.to_vec(), 0..3));
+    parts.prop_map(|(name, cidrs, ips)| node(&format!("w{name}"), &cidrs, &ips))
+}
+
+/// The nodes as the state holds them: one of each name.
+fn by_name(nodes: &[Node]) -> BTreeMap<Arc<str>, Node> {
+    nodes.iter().map(|node| (node.name.name.clone(), node.clone())).collect()
+}
+
+/// What the kernel holds, one object for each key.
+type Held = BTreeMap<Key, Object>;
+
+fn put(held: &mut Held, put: &objects::Put) {
+    let rival = held.insert(put.object.key(), put.object);
+    assert_eq!(rival.is_some(), put.is_rival_there, "{put:?}");
+}
+
+/// Which machine a packet to the pods of a CIDR comes to.
+fn destination(held: &Held, cidr: IpNetwork) -> Option<IpAddr> {
+    let Object::Route(Route { gateway: Some(gateway), link, .. }) = *held.get(&Key::Route(cidr, None))?
+    else {
+        return None;
+    };
+    if link == 2 {
+        return Some(gateway);
+    }
+    let Object::Neighbour(Neighbour { mac: Some(mac), .. }) = *held.get(&Key::Neighbour(link, gateway))?
+    else {
+        return None;
+    };
+    let Object::Forwarding(Forwarding { remote, .. }) = *held.get(&Key::Forwarding(link, mac))? else {
+        return None;
+    };
+    Some(remote)
+}
+
+fn cidrs_of(objects: &BTreeSet<Object>) -> BTreeSet<IpNetwork> {
+    let destination = |object: &Object| match object {
+        Object::Route(route) => Some(route.destination),
+        _ => None,
+    };
+    objects.iter().filter_map(destination).collect()
+}
+
+fn held(objects: &BTreeSet<Object>) -> Held {
+    objects.iter().map(|object| (object.key(), *object)).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_steps_make_one_set_the_other(before in vec(any_node(), 0..6), after in vec(any_node(), 0..6)) {
+        let old = routing(site(RouteMode::Auto), by_name(&before).values()).objects();
+        let new = routing(site(RouteMode::Auto), by_name(&after).values()).objects();
+        let mut kernel = held(&old);
+        prop_assert_eq!(steps(&old, &old), Steps::default());
+
+        let Steps { put: puts, gone } = steps(&old, &new);
+        for one in &puts {
+    put(&mut kernel, one);
+}
+        for object in gone {
+            prop_assert_eq!(kernel.remove(&object.key()), Some(object));
+        }
+
+        prop_assert_eq!(kernel, held(&new));
+    }
+
+    #[test]
+    fn on_the_way_every_packet_comes_to_where_it_was_sent_before_or_is_sent_from_now_on(
+        before in vec(any_node(), 0..6),
+        after in vec(any_node(), 0..6),
+    ) {
+        let old = routing(site(RouteMode::Auto), by_name(&before).values()).objects();
+        let new = routing(site(RouteMode::Auto), by_name(&after).values()).objects();
+        let (was, will_be) = (held(&old), held(&new));
+        let mut kernel = was.clone();
+        let check = |kernel: &Held| {
+            for &cidr in &cidrs_of(&old) {
+                let at = destination(kernel, cidr);
+                // A CIDR that becomes longer or shorter is the same pods.
+                let heirs = cidrs_of(&new).into_iter().filter(|heir| heir.network() == cidr.network());
+                let right: Vec<_> = heirs.chain([cidr]).map(|heir| destination(&will_be, heir)).chain([destination(&was, cidr)]).collect();
+                prop_assert!(right.contains(&at), "{cidr}: {at:?} of {right:?}");
+            }
+            for &cidr in &cidrs_of(&new) {
+                let at = destination(kernel, cidr);
+                prop_assert!(!kernel.contains_key(&Key::Route(cidr, None)) || at.is_some(), "{cidr} leads nowhere");
+            }
+            Ok(())
+        };
+
+        let Steps { put: puts, gone } = steps(&old, &new);
+        for one in &puts {
+            put(&mut kernel, one);
+            check(&kernel)?;
+        }
+        for &cidr in &cidrs_of(&new) {
+            prop_assert_eq!(destination(&kernel, cidr), destination(&will_be, cidr), "reachable before chosen");
+        }
+        for object in gone {
+            kernel.remove(&object.key());
+            check(&kernel)?;
+        }
+    }
+
+    #[test]
+    fn followed_node_by_node_it_is_as_if_planned_at_once(changes in vec((any_node(), any::<bool>()), 0..12)) {
+        let mut nodes = BTreeMap::new();
+        let mut followed = routing(site(RouteMode::Auto), []);
+        let mut kernel = Held::new();
+        for (node, is_gone) in changes {
+            let name = node.name.name.clone();
+            if is_gone { nodes.remove(&name); } else { nodes.insert(name.clone(), node); }
+
+            let Steps { put: puts, gone } = followed.follow([(&*name, nodes.get(&name))]);
+            for one in &puts {
+    put(&mut kernel, one);
+}
+            for object in gone {
+                prop_assert_eq!(kernel.remove(&object.key()), Some(object));
+            }
+
+            let planned = routing(site(RouteMode::Auto), nodes.values());
+            prop_assert_eq!(followed.objects(), planned.objects());
+            prop_assert_eq!(&kernel, &held(&planned.objects()));
+            prop_assert_eq!(followed.unreachable(), planned.unreachable());
+            prop_assert_eq!(followed.families(), planned.families());
+            prop_assert!(kernel.values().all(|object| followed.object(&object.key()) == Some(object)));
+        }
+    }
+
+    #[test]
+    fn many_nodes_followed_at_once_are_as_if_followed_one_by_one(
+        before in vec(any_node(), 0..6),
+        after in vec(any_node(), 0..6),
+    ) {
+        let (before, after) = (by_name(&before), by_name(&after));
+        let mut followed = routing(site(RouteMode::Auto), before.values());
+        let old = followed.objects();
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
+
+        let told = followed.follow(names.iter().map(|name| (&**name, after.get(name))));
+
+        let new = routing(site(RouteMode::Auto), after.values()).objects();
+        prop_assert_eq!(told, steps(&old, &new));
+    }
 }

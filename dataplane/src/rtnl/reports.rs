@@ -1,0 +1,149 @@
+//! What happens to links, addresses, routes and neighbours, one by one, as the kernel tells it.
+//!
+//! In: a namespace. Out: each thing as it is now, or that it is gone, whoever did it; our own changes as well. Where the kernel had no
+//! room to tell, that is a report of its own. For whoever must know whether what happened concerns him; whoever need not takes
+//! [`super::Monitor`].
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+};
+
+use netlink_packet_core::NetlinkBuffer;
+use netlink_sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE};
+use socket2::SockRef;
+use tokio::runtime;
+
+use super::{
+    Address, Error, Forwarding, Link, Neighbour, Route, kernel,
+    monitor::{
+        LONGEST, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
+        RTNLGRP_LINK,
+    },
+};
+
+// Further multicast groups (include/uapi/linux/rtnetlink.h, enum rtnetlink_groups).
+const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
+const RTNLGRP_IPV6_NETCONF: u32 = 25;
+
+const GROUPS: [u32; 8] = [
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV6_NETCONF,
+];
+
+/// Room for what happens while we are busy: some thousand routes.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Report {
+    /// A link is there, and is like this.
+    Link(Box<Link>),
+    /// The link of this index is gone.
+    LinkGone(u32),
+    /// A link has an address.
+    Address(Address),
+    /// A link has it no more.
+    AddressGone(Address),
+    /// A route of the main table is there.
+    Route(Route),
+    /// A route of the main table is gone.
+    RouteGone(Route),
+    /// A neighbour is there, and is like this.
+    Neighbour(Neighbour),
+    /// A neighbour is gone.
+    NeighbourGone(Neighbour),
+    /// An entry of a forwarding table is there.
+    Forwarding(Forwarding),
+    /// An entry of a forwarding table is gone.
+    ForwardingGone(Forwarding),
+    /// A parameter of links is different: whether they forward, or what they think of packets' sources.
+    Parameter,
+    /// The kernel had no room to tell what happened.
+    Lost,
+}
+
+/// Listens to one network namespace.
+pub struct Reports {
+    socket: TokioSocket,
+    waiting: VecDeque<Report>,
+    buffer: Vec<u8>,
+}
+
+impl Reports {
+    /// Listens in the calling thread's namespace. Call it inside a tokio runtime that drives I/O.
+    pub fn open() -> Result<Self, Error> {
+        runtime::Handle::try_current().map_err(|e| Error::Open(io::Error::other(e)))?;
+        let open = || {
+            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+            SockRef::from(socket.socket_ref()).set_recv_buffer_size(RECEIVE_BUFFER)?;
+            socket.socket_mut().bind_auto()?;
+            GROUPS.iter().try_for_each(|group| socket.socket_mut().add_membership(*group))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(Error::Open)?;
+        Ok(Self { socket, waiting: VecDeque::new(), buffer: Vec::with_capacity(LONGEST) })
+    }
+
+    /// Forgets all that has happened so far: whoever lists everything anew need not be told.
+    pub async fn skip(&mut self) -> io::Result<()> {
+        poll_fn(|context| {
+            while let Poll::Ready(report) = self.poll_next(context) {
+                if let Err(error) = report {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Waits for the next thing that happens. May be dropped while it waits.
+    pub async fn next(&mut self) -> io::Result<Report> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Report>> {
+        loop {
+            if let Some(report) = self.waiting.pop_front() {
+                return Poll::Ready(Ok(report));
+            }
+            self.buffer.clear();
+            match self.socket.poll_recv(context, &mut self.buffer) {
+                Poll::Ready(Ok(())) => self.hear(),
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                    return Poll::Ready(Ok(Report::Lost));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut rest = self.buffer.as_slice();
+        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+            let length = usize::try_from(message.length()).unwrap_or(rest.len());
+            let one = rest.get(..length).unwrap_or(rest);
+            self.waiting.extend(kernel::report_of(message.message_type(), one));
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reports").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
+}

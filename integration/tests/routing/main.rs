@@ -1,0 +1,204 @@
+//! Pods on other nodes, as pods see it: four nodes on two networks with a router between them, and real packets.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod bed;
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use fairway_lab::{cluster::OUTSIDE, wait};
+
+use self::bed::{ALL_PODS, Bed, FAR_IPS, Peer};
+
+fairway_lab::sandbox_tests! {
+    fn every_pod_reaches_every_other_under_its_own_address_by_both_ways() {
+        let bed = Bed::start(&[]);
+
+        for from in ALL_PODS {
+            for to in ALL_PODS.into_iter().filter(|to| *to != from) {
+                for (own, url) in bed.ips(from).into_iter().zip(bed.urls(to)) {
+                    let answer = bed.cluster.await_answer(from, &url).unwrap();
+                    assert_eq!((answer.name.as_str(), answer.client.ip()), (to, own), "{url}");
+                }
+            }
+        }
+        assert!(bed.packets("m", "fairway.1") > 0, "far nodes are reached through the tunnel");
+        assert_eq!(bed.devices("m"), ["fairway.1"]);
+        let before = bed.packets("m", "fairway.1");
+        bed.cluster.ask("client", "near").unwrap();
+        assert_eq!(bed.packets("m", "fairway.1"), before, "near ones are not");
+    }
+
+    fn a_cluster_ip_keeps_the_pod_s_address_across_nodes() {
+        let bed = Bed::start(&[]);
+
+        for (own, service) in bed.ips("client").into_iter().zip(FAR_IPS) {
+            let url = format!("http://{}/", std::net::SocketAddr::new(service.parse().unwrap(), 80));
+            let answer = bed.cluster.await_answer("client", &url).unwrap();
+            assert_eq!((answer.name.as_str(), answer.client.ip()), ("far", own));
+        }
+    }
+
+    fn nodes_and_far_pods_reach_each_other() {
+        let bed = Bed::start(&[]);
+
+        for url in bed.urls("far") {
+            assert_eq!(bed.cluster.await_answer("m", &url).unwrap().name, "far");
+        }
+        // A node port of a node whose backend is behind a tunnel, asked from outside.
+        let answer = bed.cluster.await_answer(OUTSIDE, "http://192.168.14.50:30080/").unwrap();
+        assert_eq!(answer.name, "far");
+        let answer = bed.cluster.await_answer(OUTSIDE, "http://[fd00:192:168:14::50]:30080/").unwrap();
+        assert_eq!(answer.name, "far");
+    }
+
+    fn datagrams_of_all_sizes_pass_whole_through_tunnels_and_services() {
+        let bed = Bed::start(&[]);
+        for (family, service) in FAR_IPS.into_iter().enumerate() {
+            let far = Peer::at(&bed, "far", family, 7);
+            let header = if family == 0 { 28 } else { 48 };
+            for to in [far.address(), std::net::SocketAddr::new(service.parse().unwrap(), 7)] {
+                let client = Peer::at(&bed, "client", family, 0);
+                wait::until("the way", || client.echo(to, &far, 1)).unwrap();
+                for size in [512, 1449 - header, 1450 - header, 1451 - header, 1500 - header, 4000, 20_000, 60_000] {
+                    assert_eq!(client.echo(to, &far, size), Ok(()), "{size} bytes to {to}");
+                }
+            }
+        }
+    }
+
+    fn streams_flow_through_tunnels_and_services_both_ways() {
+        let bed = Bed::start(&[]);
+        for (family, service) in FAR_IPS.into_iter().enumerate() {
+            bed.cluster.await_answer("client", &bed.urls("far")[family]).unwrap();
+            let pod = bed.ips("far")[family];
+            for (from, to) in [("client", pod), ("client", service.parse().unwrap()), ("near", pod), ("m", pod)] {
+                bed.stream(from, to, 9, ("far", pod));
+            }
+            let node = if family == 0 { "192.168.14.51" } else { "fd00:192:168:14::51" };
+            bed.stream(OUTSIDE, node.parse().unwrap(), 30009, ("far", pod));
+        }
+    }
+
+    fn pods_that_are_there_learn_of_a_smaller_mtu() {
+        let bed = Bed::start(&["--routes", "vxlan"]);
+        for family in 0..2 {
+            bed.cluster.await_answer("client", &bed.urls("far")[family]).unwrap();
+        }
+        for node in ["m", "w3"] {
+            bed.set_uplink_mtu(node, 1400);
+        }
+        for node in ["m", "w3"] {
+            wait::until("the tunnel to follow", || match bed.mtu(node, "fairway.1") {
+                1350 => Ok(()),
+                other => Err(other.to_string()),
+            }).unwrap();
+            wait::until("new pods to be told", || {
+                let facts = bed.node_facts(node);
+                if facts["mtu"] == 1350 { Ok(()) } else { Err(facts.to_string()) }
+            }).unwrap();
+        }
+        assert_eq!(bed.pod_mtu("client"), 1450, "that of a link that is there stays");
+
+        for family in 0..2 {
+            let far = Peer::at(&bed, "far", family, 7);
+            let client = Peer::at(&bed, "client", family, 0);
+            let size = 1450 - if family == 0 { 28 } else { 48 };
+            // The first of that size is lost, and the pod's own node says why.
+            wait::until("the pod to learn", || client.echo(far.address(), &far, size)).unwrap();
+            bed.stream("client", bed.ips("far")[family], 9, ("far", bed.ips("far")[family]));
+            bed.stream("far", bed.ips("client")[family], 9, ("client", bed.ips("client")[family]));
+        }
+    }
+
+    fn a_node_joins_leaves_and_gets_another_address() {
+        let mut bed = Bed::start(&[]);
+        bed.cluster.await_answer("client", "far").unwrap();
+
+        bed.apply(bed::NEW_NODE);
+        for url in bed.urls("new") {
+            assert_eq!(bed.cluster.await_answer("client", &url).unwrap().name, "new");
+        }
+
+        bed.apply(bed::MOVED_NODE);
+        for url in bed.urls("new") {
+            assert_eq!(bed.cluster.await_answer("client", &url).unwrap().name, "new");
+            assert_eq!(bed.cluster.await_answer("farther", &url).unwrap().name, "new");
+        }
+        wait::until("the old address to be forgotten", || {
+            let neighbours = bed.far_ends("m");
+            let is_moved = neighbours.contains(&"192.168.15.65".to_owned()) && !neighbours.contains(&"192.168.15.55".to_owned());
+            if is_moved { Ok(()) } else { Err(format!("{neighbours:?}")) }
+        }).unwrap();
+
+        bed.delete("Node", "w5");
+        wait::until("the node to be forgotten", || {
+            let neighbours = bed.far_ends("m");
+            if neighbours.contains(&"192.168.15.65".to_owned()) { Err(format!("{neighbours:?}")) } else { Ok(()) }
+        }).unwrap();
+        assert_eq!(bed.cluster.ask("client", "far").unwrap().name, "far");
+    }
+
+    fn nothing_is_lost_while_daemons_start_again() {
+        let mut bed = Bed::start(&[]);
+        bed.cluster.await_answer("client", "far").unwrap();
+        let asker = bed.cluster.asker("client", "far").unwrap();
+        let is_over = AtomicBool::new(false);
+
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                let mut answers = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(asker.ask().unwrap().name, "far");
+                    answers += 1;
+                }
+                answers
+            });
+            for node in ["m", "w3", "m"] {
+                let running = bed.cluster.node_mut(node).unwrap();
+                running.stop_daemon().unwrap();
+                running.start_daemon().unwrap();
+                bed.await_health(node);
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(asked.join().unwrap() > 0);
+        });
+    }
+
+    fn what_is_done_to_a_tunnel_is_mended_under_way() {
+        let bed = Bed::start(&[]);
+        bed.cluster.await_answer("client", "far").unwrap();
+        let index = || bed.link("m", "fairway.1").unwrap().index;
+
+        let first = index();
+        bed.on("m", async |kernel| kernel.delete_link(first).await.unwrap());
+        assert_eq!(bed.cluster.await_answer("client", "far").unwrap().name, "far");
+        let second = index();
+        bed.on("m", async |kernel| kernel.set_mac(second, dataplane::rtnl::Mac::locally_administered(5)).await.unwrap());
+        assert_eq!(bed.cluster.await_answer("client", "far").unwrap().name, "far");
+        // The other end still sends to the hardware address that belongs to the node.
+        wait::until("the hardware address to be the node's", || match bed.link("m", "fairway.1") {
+            Some(link) if link.mac.unwrap().to_string() == "02:46:c0:a8:0e:32" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }).unwrap();
+        assert_eq!(bed.cluster.await_answer("far", "client").unwrap().name, "client");
+    }
+
+    fn a_cluster_of_ipv6_alone_has_tunnels_of_ipv6() {
+        let bed = Bed::start_from(bed::IPV6_ALONE, &[]);
+
+        let answer = bed.cluster.await_answer("client", &bed.urls("far")[0]).unwrap();
+
+        assert_eq!((answer.name.as_str(), answer.client.ip()), ("far", bed.ips("client")[0]));
+        assert_eq!(bed.devices("m"), ["fairway6.1"]);
+        assert_eq!(bed.mtu("m", "fairway6.1"), 1430);
+        bed.stream("client", bed.ips("far")[0], 9, ("far", bed.ips("far")[0]));
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    fairway_lab::harness::run(&[TESTS])
+}

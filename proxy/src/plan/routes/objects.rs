@@ -1,0 +1,104 @@
+//! What the kernel must hold for the ways to be there, and the steps from what it holds to that. Pure.
+//!
+//! In: two sets of objects. Out: what to put, in an order in which whatever a packet finds leads it on: first who has a hardware
+//! address, then who is behind it, then the routes; and what is left over, in the opposite order, for when no packet is sent there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use dataplane::rtnl::{Change, Forwarding, Mac, Neighbour, NeighbourState, Route};
+use ipnetwork::IpNetwork;
+
+use super::{Way, tunnel};
+
+/// Something that the kernel holds for a way. What others stand on comes first in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    /// Which machine has a hardware address.
+    Forwarding(Forwarding),
+    /// Which hardware address a gateway has.
+    Neighbour(Neighbour),
+    /// Which gateway the pods are behind.
+    Route(Route),
+}
+
+/// What makes two objects rivals: the kernel holds one for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Of the device, for the hardware address.
+    Forwarding(u32, Mac),
+    /// On the link, for the address.
+    Neighbour(u32, IpAddr),
+    /// To the destination, of the metric.
+    Route(IpNetwork, Option<u32>),
+}
+
+impl Object {
+    /// What makes another object its rival.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Forwarding(entry) => Key::Forwarding(entry.link, entry.mac),
+            Self::Neighbour(entry) => Key::Neighbour(entry.link, entry.address),
+            Self::Route(route) => Key::Route(route.destination, route.metric),
+        }
+    }
+}
+
+/// All that a way to the pods of `cidr` needs, over a device for tunnels if it is one.
+pub fn of(cidr: IpNetwork, way: Way, device: Option<u32>) -> Vec<Object> {
+    match (way, device) {
+        (Way::Direct { gateway, link }, _) => vec![Object::Route(Route::through(cidr, gateway, link))],
+        (Way::Tunnel { .. }, None) => Vec::new(),
+        (Way::Tunnel { remote }, Some(link)) => {
+            let (mac, gateway) = (tunnel::mac(remote), tunnel::gateway(cidr, remote));
+            let state = NeighbourState::Permanent;
+            let route = Route { onlink: cidr.is_ipv4(), ..Route::through(cidr, gateway, link) };
+            vec![
+                Object::Forwarding(Forwarding { link, mac, remote }),
+                Object::Neighbour(Neighbour { link, address: gateway, mac: Some(mac), state }),
+                Object::Route(route),
+            ]
+        }
+    }
+}
+
+/// Something to be put into the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// What.
+    pub object: Object,
+    /// Whether a rival of it is there, and ours.
+    pub is_rival_there: bool,
+}
+
+impl Put {
+    /// The same, where it is a route.
+    pub fn route(self) -> Option<Change> {
+        match self.object {
+            Object::Route(route) if self.is_rival_there => Some(Change::Replace(route)),
+            Object::Route(route) => Some(Change::Add(route)),
+            Object::Forwarding(_) | Object::Neighbour(_) => None,
+        }
+    }
+}
+
+/// From one set of objects to another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// To be put, in this order.
+    pub put: Vec<Put>,
+    /// Then to be deleted, in this order.
+    pub gone: Vec<Object>,
+}
+
+/// The steps from `old` to `new`.
+pub fn steps(old: &BTreeSet<Object>, new: &BTreeSet<Object>) -> Steps {
+    let rivals: BTreeMap<Key, &Object> = old.iter().map(|object| (object.key(), object)).collect();
+    let wanted: BTreeSet<Key> = new.iter().map(Object::key).collect();
+    let put = new.difference(old);
+    let put = put.map(|&object| Put { object, is_rival_there: rivals.contains_key(&object.key()) });
+    let gone = old.iter().rev().filter(|object| !wanted.contains(&object.key()));
+    Steps { put: put.collect(), gone: gone.copied().collect() }
+}

@@ -1,0 +1,226 @@
+//! The ways to all nodes, kept while nodes come, change and go. Pure.
+//!
+//! In: nodes, one or many at a time. Out: the steps that make the kernel hold what is right now, at the cost of the nodes that
+//! changed; what it should hold altogether; and whom no way leads to.
+//!
+//! Where several nodes have the same pod CIDR, the first of them by name that there is a way to has it. In whatever order they are
+//! told, the same comes out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    Reason, Site, Unreachable, Way,
+    objects::{self, Key, Object, Steps},
+};
+use crate::{objects::Node, service_port::Family};
+
+/// A node that has a pod CIDR.
+type Claims = BTreeMap<Arc<str>, (IpNetwork, Way)>;
+
+/// The ways to all nodes.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    site: Site,
+    /// Our devices for tunnels.
+    devices: BTreeMap<Family, u32>,
+    /// Who has the pod CIDR that begins here. Two that begin at the same address are rivals, whatever their lengths.
+    claims: BTreeMap<IpAddr, Claims>,
+    /// Where the pod CIDRs of each node begin.
+    nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    unreachable: BTreeMap<Arc<str>, Vec<Reason>>,
+    /// Pod CIDRs that several nodes have.
+    contested: BTreeSet<IpAddr>,
+    /// How many ways each object is for.
+    objects: BTreeMap<Object, usize>,
+    by_key: BTreeMap<Key, Object>,
+    /// How many ways go through tunnels of each family.
+    tunnels: BTreeMap<Family, usize>,
+}
+
+impl Routing {
+    /// The ways to these nodes, none of which is this one.
+    pub fn new<'a>(site: Site, nodes: impl IntoIterator<Item = &'a Node>) -> Self {
+        let mut routing = Self {
+            site,
+            devices: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            unreachable: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            objects: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+        };
+        for node in nodes {
+            routing.admit(&node.name.name, node);
+        }
+        let ways: Vec<Way> = routing.claims.values().filter_map(|claims| Some(winner(claims)?.1)).collect();
+        for way in ways {
+            routing.count(way, true);
+        }
+        routing
+    }
+
+    /// Says by which devices the tunnels go, each with what the kernel calls it. Comes before anything is asked for.
+    pub fn bind(&mut self, devices: BTreeMap<Family, u32>) {
+        self.devices = devices;
+        self.objects.clear();
+        self.by_key.clear();
+        let all: Vec<Object> = self.claims.keys().flat_map(|base| self.objects_for(*base)).collect();
+        for object in all {
+            self.keep(object);
+        }
+    }
+
+    /// Takes nodes in as they are now, or `None` for gone, and says what must change.
+    pub fn follow<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, Option<&'a Node>)>) -> Steps {
+        let mut was_there: BTreeMap<Object, bool> = BTreeMap::new();
+        for (name, node) in nodes {
+            let name: Arc<str> = name.into();
+            let mut bases: BTreeSet<IpAddr> = self.nodes.get(&name).into_iter().flatten().copied().collect();
+            bases.extend(node.into_iter().flat_map(|node| node.pod_cidrs.iter().map(IpNetwork::network)));
+
+            for base in &bases {
+                for object in self.objects_for(*base) {
+                    was_there.entry(object).or_insert(true);
+                    self.let_go(object);
+                }
+                if let Some((_, way)) = self.claims.get(base).and_then(winner) {
+                    self.count(way, false);
+                }
+            }
+            self.forget(&name);
+            if let Some(node) = node {
+                self.admit(&name, node);
+            }
+            for base in &bases {
+                for object in self.objects_for(*base) {
+                    was_there.entry(object).or_insert_with(|| self.objects.contains_key(&object));
+                    self.keep(object);
+                }
+                if let Some((_, way)) = self.claims.get(base).and_then(winner) {
+                    self.count(way, true);
+                }
+            }
+        }
+        let old = was_there.iter().filter_map(|(object, was)| was.then_some(*object)).collect();
+        let new = was_there.into_keys().filter(|object| self.objects.contains_key(object)).collect();
+        objects::steps(&old, &new)
+    }
+
+    /// Where this is looked at from.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Our devices for tunnels, as they were bound.
+    pub fn devices(&self) -> &BTreeMap<Family, u32> {
+        &self.devices
+    }
+
+    /// The families of tunnels that some way goes through, or would if there was a device.
+    pub fn families(&self) -> BTreeSet<Family> {
+        self.tunnels.iter().filter(|(_, count)| **count > 0).map(|(family, _)| *family).collect()
+    }
+
+    /// All that the kernel should hold.
+    pub fn objects(&self) -> BTreeSet<Object> {
+        self.objects.keys().copied().collect()
+    }
+
+    /// What it should hold in the place of the objects that have this key.
+    pub fn object(&self, key: &Key) -> Option<&Object> {
+        self.by_key.get(key)
+    }
+
+    /// Nodes, or some of their pods, that cannot be reached.
+    pub fn unreachable(&self) -> BTreeSet<Unreachable> {
+        let told = |node: &Arc<str>, reason| Unreachable { node: node.to_string(), reason };
+        let alone = self.unreachable.iter();
+        let alone = alone.flat_map(|(node, reasons)| reasons.iter().map(move |reason| told(node, *reason)));
+        let contested = self.contested.iter().filter_map(|base| self.claims.get(base));
+        let losers = contested.flat_map(|claims| claims.iter().skip(1));
+        alone.chain(losers.map(|(node, (cidr, _))| told(node, Reason::Taken(*cidr)))).collect()
+    }
+
+    fn admit(&mut self, name: &Arc<str>, node: &Node) {
+        let mut reasons = Vec::new();
+        if node.pod_cidrs.is_empty() {
+            reasons.push(Reason::NoPodCidr);
+        }
+        let mut bases = Vec::with_capacity(node.pod_cidrs.len());
+        for (cidr, way) in self.site.ways(node) {
+            match way {
+                Ok(way) => {
+                    let base = cidr.network();
+                    let claims = self.claims.entry(base).or_default();
+                    claims.insert(Arc::clone(name), (cidr, way));
+                    if claims.len() > 1 {
+                        self.contested.insert(base);
+                    }
+                    bases.push(base);
+                }
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        if !reasons.is_empty() {
+            self.unreachable.insert(Arc::clone(name), reasons);
+        }
+        self.nodes.insert(Arc::clone(name), bases);
+    }
+
+    fn forget(&mut self, name: &Arc<str>) {
+        self.unreachable.remove(name);
+        for base in self.nodes.remove(name).unwrap_or_default() {
+            let Some(claims) = self.claims.get_mut(&base) else { continue };
+            claims.remove(name);
+            if claims.len() < 2 {
+                self.contested.remove(&base);
+            }
+            if claims.is_empty() {
+                self.claims.remove(&base);
+            }
+        }
+    }
+
+    fn objects_for(&self, base: IpAddr) -> Vec<Object> {
+        let Some((cidr, way)) = self.claims.get(&base).and_then(winner) else { return Vec::new() };
+        let device = match way {
+            Way::Direct { .. } => None,
+            Way::Tunnel { remote } => self.devices.get(&Family::of(remote)).copied(),
+        };
+        objects::of(cidr, way, device)
+    }
+
+    fn keep(&mut self, object: Object) {
+        *self.objects.entry(object).or_default() += 1;
+        self.by_key.insert(object.key(), object);
+    }
+
+    fn let_go(&mut self, object: Object) {
+        let Some(count) = self.objects.get_mut(&object) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.objects.remove(&object);
+            if self.by_key.get(&object.key()) == Some(&object) {
+                self.by_key.remove(&object.key());
+            }
+        }
+    }
+
+    fn count(&mut self, way: Way, is_new: bool) {
+        let Way::Tunnel { remote } = way else { return };
+        let count = self.tunnels.entry(Family::of(remote)).or_default();
+        *count = if is_new { *count + 1 } else { count.saturating_sub(1) };
+    }
+}
+
+fn winner(claims: &Claims) -> Option<(IpNetwork, Way)> {
+    claims.values().next().copied()
+}

@@ -1,0 +1,140 @@
+//! What the plan of ways says, done: one thing at a time.
+//!
+//! In: a thing, and whoever keeps such things. Out: it is done, or why not. That something is gone already is no failure.
+
+use std::collections::BTreeSet;
+
+use dataplane::{
+    owner,
+    rtnl::{self, Address, Change, Device, Kernel, Routes, Tunnels, Vxlan},
+};
+use ipnetwork::IpNetwork;
+
+use crate::plan::routes::{
+    objects::{Object, Put},
+    tunnel,
+};
+
+/// Why a device for tunnels is not there as it should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The name or the VXLAN network is another's.
+    #[error(
+        "{0}: another link has that name, or that VNI at that port: is another overlay still there (ip -d link show type vxlan)? \
+         Remove it, or choose --vxlan-vni or --vxlan-port"
+    )]
+    Occupied(Box<Vxlan>),
+    /// The kernel says no.
+    #[error(transparent)]
+    Kernel(#[from] rtnl::Error),
+}
+
+pub(super) async fn put<K: Routes + Tunnels + Sync>(kernel: &K, put: &Put) -> Result<(), rtnl::Error> {
+    match (&put.object, put.route()) {
+        (Object::Forwarding(entry), _) => kernel.put_forwarding(entry).await,
+        (Object::Neighbour(entry), _) => kernel.put_neighbour(entry).await,
+        (Object::Route(route), change) => kernel.apply(&change.unwrap_or(Change::Add(*route))).await,
+    }
+}
+
+pub(super) async fn delete<K: Routes + Tunnels + Sync>(
+    kernel: &K,
+    object: &Object,
+) -> Result<(), rtnl::Error> {
+    let done = match object {
+        Object::Forwarding(entry) => kernel.delete_forwarding(entry).await,
+        Object::Neighbour(entry) => kernel.delete_neighbour(entry).await,
+        Object::Route(route) => kernel.apply(&Change::Delete(*route)).await,
+    };
+    match done {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
+/// All that there is of ours for ways, with what these devices were told. A pod's own route bears the same mark, but has no gateway.
+pub(super) async fn held<K: Routes + Tunnels>(
+    kernel: &K,
+    devices: impl Iterator<Item = u32>,
+) -> Result<BTreeSet<Object>, rtnl::Error> {
+    let mut held: BTreeSet<Object> = ways(kernel).await?.into_iter().map(Object::Route).collect();
+    for device in devices {
+        held.extend(kernel.forwardings(device).await?.into_iter().map(Object::Forwarding));
+        held.extend(kernel.permanent_neighbours(device).await?.into_iter().map(Object::Neighbour));
+    }
+    Ok(held)
+}
+
+async fn ways<K: Routes>(kernel: &K) -> Result<Vec<rtnl::Route>, rtnl::Error> {
+    let mut routes = kernel.routes(owner::ROUTE_PROTOCOL).await?;
+    routes.retain(|route| route.gateway.is_some());
+    Ok(routes)
+}
+
+/// Makes a device be there as it should, and says what the kernel calls it, and whether it was not so.
+pub(super) async fn device(
+    kernel: &Kernel,
+    wanted: &Vxlan,
+    pod_cidrs: &[IpNetwork],
+) -> Result<(u32, bool), Error> {
+    let mut there = kernel.device(&wanted.name).await?;
+    if let Some(other) = there.take_if(|there| there.vxlan.tunnel != wanted.tunnel) {
+        kernel.delete_device(other.index).await?;
+    }
+    let mut is_changed = false;
+    let index = if let Some(Device { index, vxlan, is_up }) = there {
+        if vxlan != *wanted || !is_up {
+            is_changed = true;
+            let mac = (vxlan.mac != wanted.mac).then_some(wanted.mac);
+            kernel.mend_device(index, mac, wanted.mtu).await?;
+        }
+        index
+    } else {
+        is_changed = true;
+        kernel.add_device(wanted).await.map_err(|error| {
+            if error.is_exists() { Error::Occupied(Box::new(wanted.clone())) } else { error.into() }
+        })?;
+        kernel.link(&wanted.name).await?.index
+    };
+    is_changed |= address(kernel, index, pod_cidrs).await?;
+    Ok((index, is_changed))
+}
+
+/// Gives a device its addresses, and says whether it had others. Link-local ones are the kernel's.
+async fn address(kernel: &Kernel, device: u32, pod_cidrs: &[IpNetwork]) -> Result<bool, rtnl::Error> {
+    let wanted: BTreeSet<Address> = tunnel::addresses(pod_cidrs, device).into_iter().collect();
+    let is_kernel_s =
+        |address: &Address| matches!(address.network, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
+    let there = kernel.addresses().await?.into_iter();
+    let there: BTreeSet<Address> =
+        there.filter(|address| address.link == device && !is_kernel_s(address)).collect();
+    for address in wanted.difference(&there) {
+        kernel.add_address(address).await?;
+    }
+    for address in there.difference(&wanted) {
+        kernel.delete_address(address).await?;
+    }
+    Ok(wanted != there)
+}
+
+/// Removes every route that a daemon has made here, and the devices for tunnels; of all that fails, the first is told.
+pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
+    let mut removed = 0;
+    let mut failed = None;
+    for route in ways(kernel).await? {
+        match kernel.apply(&Change::Delete(route)).await {
+            Ok(()) => removed += 1,
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    for name in owner::TUNNELS {
+        let device = kernel.device(name).await;
+        let done = match device {
+            Ok(Some(device)) => kernel.delete_device(device.index).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        failed = failed.or(done.err().filter(|error| !error.is_not_found()));
+    }
+    failed.map_or(Ok(removed), Err)
+}

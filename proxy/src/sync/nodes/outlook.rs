@@ -1,0 +1,134 @@
+//! The links that ways stand on, as they were when everything was listed; and whether what has happened since makes a difference.
+//!
+//! In: links and addresses, then what the kernel tells. Out: yes or no. Pods' links come and go all the time, and so do routes to pods:
+//! neither makes a difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use dataplane::{
+    owner,
+    rtnl::{Address, Link, Mac, NeighbourState, Report, Route},
+};
+
+use super::is_tunnel;
+use crate::plan::routes::{
+    objects::{Key, Object},
+    routing::Routing,
+};
+
+/// What of a link matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Facts {
+    name: String,
+    mac: Option<Mac>,
+    mtu: u32,
+    is_up: bool,
+    has_carrier: bool,
+}
+
+/// The links and their addresses.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outlook {
+    links: BTreeMap<u32, Facts>,
+    /// Addresses of all those links.
+    addresses: BTreeSet<Address>,
+    /// Links to pods.
+    pods: BTreeSet<u32>,
+}
+
+impl Outlook {
+    pub(super) fn new(links: &[Link], addresses: Vec<Address>) -> Self {
+        let pods: BTreeSet<u32> =
+            links.iter().filter(|link| is_to_a_pod(link)).map(|link| link.index).collect();
+        let others = links.iter().filter(|link| !is_to_a_pod(link));
+        let links = others.map(|link| (link.index, facts_of(link))).collect();
+        let addresses = addresses.into_iter().filter(|address| !pods.contains(&address.link)).collect();
+        Self { links, addresses, pods }
+    }
+
+    /// The addresses of this node: of all links but those to its pods, and those of our own devices.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        let of_ours = |address: &&Address| {
+            let link = self.links.get(&address.link);
+            link.is_some_and(|link| owner::TUNNELS.contains(&link.name.as_str()))
+        };
+        self.addresses.iter().filter(|address| !of_ours(address)).copied().collect()
+    }
+
+    /// The name of the link that has an address.
+    pub(super) fn link_with(&self, ip: IpAddr) -> Option<&str> {
+        let address = self.addresses.iter().find(|address| address.network.ip() == ip)?;
+        self.links.get(&address.link).map(|link| link.name.as_str())
+    }
+
+    /// Links without an address lead nobody anywhere.
+    fn has_address(&self, link: u32) -> bool {
+        self.addresses.iter().any(|address| address.link == link)
+    }
+
+    /// Says whether something is not as it was listed, or not as it was made.
+    pub(super) fn is_news(&mut self, report: &Report, routing: Option<&Routing>) -> bool {
+        let holds =
+            |object: Object| routing.is_some_and(|routing| routing.object(&object.key()) == Some(&object));
+        let wants = |key: &Key| routing.is_some_and(|routing| routing.object(key).is_some());
+        match report {
+            Report::Link(link) if is_to_a_pod(link) => {
+                self.pods.insert(link.index);
+                false
+            }
+            Report::Link(link) => {
+                let facts = facts_of(link);
+                let known = self.links.insert(link.index, facts.clone());
+                known.as_ref() != Some(&facts) && (is_tunnel(link) || self.has_address(link.index))
+            }
+            Report::LinkGone(index) => {
+                let known = self.links.remove(index);
+                let is_ours = known.is_some_and(|link| owner::TUNNELS.contains(&link.name.as_str()));
+                !self.pods.remove(index) && (is_ours || self.has_address(*index))
+            }
+            Report::Address(address) => {
+                !self.pods.contains(&address.link) && !self.addresses.contains(address)
+            }
+            Report::AddressGone(address) => self.addresses.contains(address),
+            Report::Route(route) => is_a_way(route) && !holds(Object::Route(*route)),
+            Report::RouteGone(route) => is_a_way(route) && holds(Object::Route(*route)),
+            // Entries that nobody wants do no harm; the next sweep removes them.
+            Report::Neighbour(entry) => {
+                let object = Object::Neighbour(*entry);
+                wants(&object.key()) && !holds(object)
+            }
+            Report::NeighbourGone(entry) => {
+                // What the kernel tells of an entry that goes is its last state, which is no permanent one.
+                let state = NeighbourState::Permanent;
+                wants(&Object::Neighbour(dataplane::rtnl::Neighbour { state, ..*entry }).key())
+            }
+            Report::Forwarding(entry) => {
+                let object = Object::Forwarding(*entry);
+                wants(&object.key()) && !holds(object)
+            }
+            Report::ForwardingGone(entry) => holds(Object::Forwarding(*entry)),
+            Report::Lost => true,
+            _ => false,
+        }
+    }
+}
+
+fn is_to_a_pod(link: &Link) -> bool {
+    owner::is_host_end(&link.name) && !is_tunnel(link)
+}
+
+/// A route of the plugin's has no gateway.
+fn is_a_way(route: &Route) -> bool {
+    route.is_ours() && route.gateway.is_some()
+}
+
+fn facts_of(link: &Link) -> Facts {
+    let (mac, mtu, is_up, has_carrier) = (link.mac, link.mtu, link.is_up, link.has_carrier);
+    Facts { name: link.name.clone(), mac, mtu, is_up, has_carrier }
+}
+
+#[cfg(test)]
+mod tests;

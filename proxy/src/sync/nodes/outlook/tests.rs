@@ -1,0 +1,115 @@
+use std::collections::BTreeMap;
+
+use dataplane::rtnl::{AddressFlags, Route};
+
+use super::*;
+use crate::{
+    config::RouteMode,
+    objects::{Node, ObjectName},
+    plan::routes::Site,
+};
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: None,
+        mac: None,
+        mtu: 1500,
+        is_up: true,
+        has_carrier: true,
+        is_running: true,
+        alias: None,
+        is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
+        master: None,
+        port: None,
+        is_forwarding: false,
+        peer: None,
+        peer_netns: None,
+        tunnel: None,
+    }
+}
+
+fn address(link: u32, network: &str) -> Address {
+    Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
+}
+
+const POD: &str = "fwabcdefghijklm";
+
+/// A node with one link, one pod and one way to another node.
+fn outlook() -> (Outlook, Routing) {
+    let outlook = Outlook::new(
+        &[link(2, "eth0"), link(3, "fairway.1"), link(4, POD), link(5, "spare")],
+        vec![address(2, "192.168.14.50/24"), address(3, "10.244.0.0/32"), address(4, "10.244.0.1/32")],
+    );
+    let other = Node {
+        name: ObjectName { namespace: "".into(), name: "w1".into() },
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        internal_ips: vec!["192.168.14.51".parse().unwrap()],
+        external_ips: Vec::new(),
+        zone: None,
+        is_leaving: false,
+    };
+    let mut routing = Routing::new(Site::new(RouteMode::Direct, None, outlook.addresses()), [&other]);
+    routing.bind(BTreeMap::new());
+    (outlook, routing)
+}
+
+fn way(gateway: &str) -> Route {
+    Route::through("10.244.1.0/24".parse().unwrap(), gateway.parse().unwrap(), 2)
+}
+
+#[test]
+fn the_node_s_addresses_are_those_of_links_that_are_neither_pods_nor_tunnels() {
+    assert_eq!(outlook().0.addresses(), [address(2, "192.168.14.50/24")]);
+}
+
+#[test]
+fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
+    let (mut outlook, routing) = outlook();
+    let to_a_pod = Route::on_link("10.244.0.9/32".parse().unwrap(), 4);
+    let foreign = Route { protocol: 3, ..way("192.168.14.99") };
+    for report in [
+        Report::Route(way("192.168.14.51")),
+        Report::Route(to_a_pod),
+        Report::RouteGone(to_a_pod),
+        Report::Route(foreign),
+        Report::RouteGone(foreign),
+        Report::RouteGone(way("192.168.14.99")),
+        Report::Link(Box::new(link(2, "eth0"))),
+        Report::Link(Box::new(link(9, "fwbbbbbbbbbbbbb"))),
+        Report::Address(address(9, "10.244.0.1/32")),
+        Report::AddressGone(address(9, "10.244.0.1/32")),
+        Report::LinkGone(9),
+        Report::LinkGone(4),
+        Report::Address(address(2, "192.168.14.50/24")),
+        Report::AddressGone(address(2, "192.168.14.77/24")),
+        Report::Link(Box::new(Link { mtu: 9000, ..link(5, "spare") })),
+        Report::Link(Box::new(link(6, "veth1234"))),
+        Report::LinkGone(6),
+    ] {
+        assert!(!outlook.is_news(&report, Some(&routing)), "{report:?}");
+    }
+}
+
+#[test]
+fn what_ways_stand_on_and_ways_themselves_are_news() {
+    for report in [
+        Report::Route(way("192.168.14.99")),
+        Report::RouteGone(way("192.168.14.51")),
+        Report::Link(Box::new(Link { mtu: 1400, ..link(2, "eth0") })),
+        Report::Link(Box::new(Link { is_up: false, ..link(2, "eth0") })),
+        Report::Link(Box::new(Link { mtu: 1400, ..link(3, "fairway.1") })),
+        Report::LinkGone(2),
+        Report::LinkGone(3),
+        Report::Address(address(2, "192.168.15.50/24")),
+        Report::AddressGone(address(2, "192.168.14.50/24")),
+        Report::AddressGone(address(3, "10.244.0.0/32")),
+        Report::Lost,
+    ] {
+        let (mut outlook, routing) = outlook();
+        assert!(outlook.is_news(&report, Some(&routing)), "{report:?}");
+    }
+}
