@@ -19,7 +19,9 @@ mod connect;
 mod daemon;
 mod engine;
 mod figures;
+mod net;
 mod peer;
+mod routes;
 mod sync;
 mod workload;
 
@@ -83,6 +85,18 @@ enum Measured {
         #[command(flatten)]
         spans: Spans,
     },
+    /// How much flows between pods, and how long one waits for the other, by every way that there is
+    Net {
+        /// How long each stream flows
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+    },
+    /// Ways to the pods of many nodes: from nothing, after a restart, node by node, and when others interfere
+    Routes {
+        /// How many other nodes there are
+        #[arg(long, default_value_t = 5_000, value_parser = routes::nodes())]
+        nodes: u32,
+    },
     /// ADD and DEL of pods by the plugin; also by the reference plugins where they are installed, and by the kernel alone
     Cni {
         #[command(flatten)]
@@ -120,6 +134,12 @@ impl Bench {
                     Measured::Api { size, spans } => {
                         let proxy = self.fairway_proxy.as_deref().context("which daemon?")?;
                         print(self.json, &api::measure(size.checked()?, *spans, proxy)?)?;
+                    }
+                    Measured::Routes { nodes } => print(self.json, &routes::measure(*nodes)?)?,
+                    Measured::Net { seconds } => {
+                        let plugin = self.fairway.as_deref().context("which plugin?")?;
+                        let proxy = self.fairway_proxy.as_deref().context("which daemon?")?;
+                        print(self.json, &net::measure(*seconds, plugin, proxy)?)?;
                     }
                     Measured::Cni { extent } => {
                         let plugin = self.fairway.as_deref().context("which plugin?")?;

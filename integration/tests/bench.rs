@@ -97,6 +97,24 @@ fairway_lab::sandbox_tests! {
         }
     }
 
+    fn net_measures_every_way() {
+        let figures = figures(&["net", "--seconds", "1"]);
+
+        says_what_its_page_says("bench net", &figures);
+        for way in ["veth", "node", "direct", "vxlan", "service_direct", "service_vxlan", "by_hand"] {
+            are_positive(figures.get(way).and_then(Value::as_object).unwrap(), &["mbit_s", "ratio", "rtt_us"]);
+        }
+    }
+
+    fn routes_measures_many_nodes_and_one() {
+        let figures = figures(&["routes", "--nodes", "50"]);
+
+        says_what_its_page_says("bench routes", &figures);
+        assert_eq!((figures.get("nodes"), figures.get("objects")), (Some(&50.into()), Some(&100.into())));
+        are_positive(&figures, &["start_ms", "start_cpu_ms", "restart_ms", "restart_cpu_ms", "join_p50_us", "join_p99_us"]);
+        are_positive(&figures, &["move_p50_us", "move_p99_us", "leave_p50_us", "leave_p99_us", "mend_p50_us", "flap_ms", "rss_kb"]);
+    }
+
     fn churn_goes_through_the_daemon_s_loop() {
         let figures = figures(&["churn", "--services", "50", "--endpoints", "2", "--seconds", "1"]);
 
