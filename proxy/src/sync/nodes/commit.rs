@@ -10,6 +10,7 @@ use dataplane::{
 };
 use ipnetwork::IpNetwork;
 
+use super::outlook::is_link_local;
 use crate::plan::routes::{
     objects::{Object, Put},
     tunnel,
@@ -103,11 +104,9 @@ pub(super) async fn device(
 /// Gives a device its addresses, and says whether it had others. Link-local ones are the kernel's.
 async fn address(kernel: &Kernel, device: u32, pod_cidrs: &[IpNetwork]) -> Result<bool, rtnl::Error> {
     let wanted: BTreeSet<Address> = tunnel::addresses(pod_cidrs, device).into_iter().collect();
-    let is_kernel_s =
-        |address: &Address| matches!(address.network, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
     let there = kernel.addresses().await?.into_iter();
     let there: BTreeSet<Address> =
-        there.filter(|address| address.link == device && !is_kernel_s(address)).collect();
+        there.filter(|address| address.link == device && !is_link_local(address)).collect();
     for address in wanted.difference(&there) {
         kernel.add_address(address).await?;
     }

@@ -1,7 +1,8 @@
 //! The links that ways stand on, as they were when everything was listed; and whether what has happened since makes a difference.
 //!
 //! In: links and addresses, then what the kernel tells. Out: yes or no. Pods' links come and go all the time, and so do routes to pods:
-//! neither makes a difference.
+//! neither makes a difference. Nor do link-local addresses of IPv6: the kernel gives one to every link that anybody makes, and no
+//! other node is reached by it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +13,7 @@ use dataplane::{
     owner,
     rtnl::{Address, Link, Mac, NeighbourState, Report, Route},
 };
+use ipnetwork::IpNetwork;
 
 use super::is_tunnel;
 use crate::plan::routes::{
@@ -33,7 +35,7 @@ struct Facts {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outlook {
     links: BTreeMap<u32, Facts>,
-    /// Addresses of all those links.
+    /// Addresses of all those links, but for link-local ones.
     addresses: BTreeSet<Address>,
     /// Links to pods.
     pods: BTreeSet<u32>,
@@ -45,7 +47,9 @@ impl Outlook {
             links.iter().filter(|link| is_to_a_pod(link)).map(|link| link.index).collect();
         let others = links.iter().filter(|link| !is_to_a_pod(link));
         let links = others.map(|link| (link.index, facts_of(link))).collect();
-        let addresses = addresses.into_iter().filter(|address| !pods.contains(&address.link)).collect();
+        let addresses = addresses.into_iter();
+        let addresses = addresses.filter(|address| !pods.contains(&address.link) && !is_link_local(address));
+        let addresses = addresses.collect();
         Self { links, addresses, pods }
     }
 
@@ -69,6 +73,12 @@ impl Outlook {
         self.addresses.iter().any(|address| address.link == link)
     }
 
+    /// Says whether a link has this address, however it is treated.
+    fn has(&self, address: &Address) -> bool {
+        let is_same = |known: &Address| (known.link, known.network) == (address.link, address.network);
+        self.addresses.iter().any(is_same)
+    }
+
     /// Says whether something is not as it was listed, or not as it was made.
     pub(super) fn is_news(&mut self, report: &Report, routing: Option<&Routing>) -> bool {
         let holds =
@@ -90,9 +100,9 @@ impl Outlook {
                 !self.pods.remove(index) && (is_ours || self.has_address(*index))
             }
             Report::Address(address) => {
-                !self.pods.contains(&address.link) && !self.addresses.contains(address)
+                !self.pods.contains(&address.link) && !is_link_local(address) && !self.has(address)
             }
-            Report::AddressGone(address) => self.addresses.contains(address),
+            Report::AddressGone(address) => self.has(address),
             Report::Route(route) => is_a_way(route) && !holds(Object::Route(*route)),
             Report::RouteGone(route) => is_a_way(route) && holds(Object::Route(*route)),
             // Entries that nobody wants do no harm; the next sweep removes them.
@@ -118,6 +128,11 @@ impl Outlook {
 
 fn is_to_a_pod(link: &Link) -> bool {
     owner::is_host_end(&link.name) && !is_tunnel(link)
+}
+
+/// One of IPv6, which the kernel gives each link. // RFC 4291 §2.5.6
+pub(super) fn is_link_local(address: &Address) -> bool {
+    matches!(address.network, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local())
 }
 
 /// A route of the plugin's has no gateway.

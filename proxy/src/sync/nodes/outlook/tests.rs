@@ -42,7 +42,13 @@ const POD: &str = "fwabcdefghijklm";
 fn outlook() -> (Outlook, Routing) {
     let outlook = Outlook::new(
         &[link(2, "eth0"), link(3, "fairway.1"), link(4, POD), link(5, "spare")],
-        vec![address(2, "192.168.14.50/24"), address(3, "10.244.0.0/32"), address(4, "10.244.0.1/32")],
+        vec![
+            address(2, "192.168.14.50/24"),
+            address(2, "fe80::2/64"),
+            address(3, "10.244.0.0/32"),
+            address(4, "10.244.0.1/32"),
+            address(5, "fe80::5/64"),
+        ],
     );
     let other = Node {
         name: ObjectName { namespace: "".into(), name: "w1".into() },
@@ -89,6 +95,18 @@ fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
         Report::Link(Box::new(Link { mtu: 9000, ..link(5, "spare") })),
         Report::Link(Box::new(link(6, "veth1234"))),
         Report::LinkGone(6),
+        // A container of somebody else's comes and goes, and the kernel gives its link an address.
+        Report::Link(Box::new(link(7, "veth5678"))),
+        Report::Address(address(7, "fe80::7/64")),
+        Report::Link(Box::new(Link { has_carrier: false, ..link(7, "veth5678") })),
+        Report::AddressGone(address(7, "fe80::7/64")),
+        Report::LinkGone(7),
+        Report::AddressGone(address(2, "fe80::2/64")),
+        // A router has advertised a network once more, or nobody else has the address.
+        Report::Address(Address {
+            flags: AddressFlags { noprefixroute: true, nodad: true },
+            ..address(2, "192.168.14.50/24")
+        }),
     ] {
         assert!(!outlook.is_news(&report, Some(&routing)), "{report:?}");
     }
@@ -107,6 +125,7 @@ fn what_ways_stand_on_and_ways_themselves_are_news() {
         Report::Address(address(2, "192.168.15.50/24")),
         Report::AddressGone(address(2, "192.168.14.50/24")),
         Report::AddressGone(address(3, "10.244.0.0/32")),
+        Report::Address(address(7, "172.16.0.1/24")),
         Report::Lost,
     ] {
         let (mut outlook, routing) = outlook();
