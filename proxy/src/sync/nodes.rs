@@ -25,11 +25,16 @@ use dataplane::{
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::{outlook::Outlook, patience::Patience};
+use self::{
+    complaints::{Complaints, said},
+    outlook::Outlook,
+    patience::Patience,
+    told::Told,
+};
 use super::Nodes;
 use crate::{
     config::{Overlay, RouteMode},
-    conflist::{self, Files, Written},
+    conflist::Files,
     objects::Node,
     plan::routes::{
         Site,
@@ -42,10 +47,12 @@ use crate::{
 };
 
 mod commit;
+mod complaints;
 mod offload;
 mod outlook;
 mod patience;
 mod surroundings;
+mod told;
 
 pub use commit::remove_routes;
 
@@ -67,7 +74,7 @@ pub struct NodeRoutes {
     /// None: nobody tells of disturbances.
     reports: Option<Reports>,
     wish: Wish,
-    files: Files,
+    told: Told,
     /// What the kernel was made to hold.
     routing: Option<Routing>,
     outlook: Outlook,
@@ -86,25 +93,6 @@ pub struct NodeRoutes {
     /// What everything that was listed is complained of: it stands until everything is listed again.
     standing: BTreeSet<String>,
     complaints: Complaints,
-    /// Whether the plugin has been told all that it needs to wire a pod.
-    can_wire: bool,
-    /// Whether the runtime is yet to be told of the plugin, or to be looked at again.
-    is_install_due: bool,
-    complaints_of_install: Complaints,
-}
-
-/// What has been said to be wrong, so that it is not said again.
-#[derive(Debug, Default)]
-struct Complaints(BTreeSet<String>);
-
-impl Complaints {
-    /// Says what is new of these.
-    fn say(&mut self, complaints: BTreeSet<String>) {
-        for reason in complaints.difference(&self.0) {
-            warn!(reason, "not all is there that pods need");
-        }
-        self.0 = complaints;
-    }
 }
 
 impl NodeRoutes {
@@ -114,7 +102,7 @@ impl NodeRoutes {
             kernel,
             reports,
             wish,
-            files,
+            told: Told::new(files),
             routing: None,
             outlook: Outlook::default(),
             is_whole_due: true,
@@ -127,9 +115,6 @@ impl NodeRoutes {
             obsolete_devices: Vec::new(),
             standing: BTreeSet::new(),
             complaints: Complaints::default(),
-            can_wire: false,
-            is_install_due: false,
-            complaints_of_install: Complaints::default(),
         }
     }
 
@@ -140,7 +125,7 @@ impl NodeRoutes {
 
     /// What is not as pods need it, in words.
     pub fn complaints(&self) -> &BTreeSet<String> {
-        &self.complaints.0
+        self.complaints.all()
     }
 
     /// Follows these nodes alone. Nothing, if that will not do.
@@ -186,16 +171,11 @@ impl NodeRoutes {
         self.routing = Some(routing);
 
         let failed = self.put(&put).await;
-        if is_tunnelled {
-            match self.write_facts(state, pod_mtu.unwrap_or(mtu)) {
-                Ok(is_told) => self.can_wire = is_told,
-                Err(complaint) => {
-                    self.can_wire = false;
-                    complaints.insert(complaint);
-                }
-            }
+        if is_tunnelled && let Err(error) = self.told.tell(state.own(), pod_mtu.unwrap_or(mtu)) {
+            self.is_whole_due |= error.may_pass();
+            complaints.insert(said(&error));
         }
-        self.is_install_due = self.can_wire;
+        self.told.look_again();
         self.standing = complaints;
         Ok(failed)
     }
@@ -261,47 +241,6 @@ impl NodeRoutes {
             info!(routes, "put routes");
         }
         complaints
-    }
-
-    /// Tells the plugin of our own node; false if there is nothing to tell yet.
-    fn write_facts(&mut self, state: &State, mtu: u32) -> Result<bool, String> {
-        let Some(node) = state.own() else { return Ok(self.can_wire) };
-        if node.pod_cidrs.is_empty() {
-            return Err(format!("this node, {}, has no pod CIDR: no pod can start here", node.name));
-        }
-        let written = self.files.write_facts(node, mtu).map_err(|error| {
-            self.is_whole_due = true;
-            said(&error)
-        })?;
-        if written {
-            info!(mtu, "told the CNI plugin of this node");
-        }
-        Ok(true)
-    }
-
-    /// Makes the container runtime use the plugin. False: it does not yet, try again.
-    fn install(&mut self) -> bool {
-        let mut complaints = BTreeSet::new();
-        let installed = self.files.install();
-        match &installed {
-            Ok(Written { plugin: false, conflist: false }) => {}
-            Ok(Written { plugin, conflist }) => {
-                info!(plugin, conflist, "installed for the container runtime");
-            }
-            Err(error) => drop(complaints.insert(said(error))),
-        }
-        match self.files.rivals() {
-            Ok(rivals) => complaints.extend(rivals.iter().map(|rival| {
-                let ours = conflist::CONFLIST;
-                format!(
-                    "container runtimes take {} before {ours}: remove it, or pods get another network",
-                    rival.display()
-                )
-            })),
-            Err(error) => drop(complaints.insert(said(&error))),
-        }
-        self.complaints_of_install.say(complaints);
-        installed.is_ok()
     }
 
     fn unreachable(&self) -> impl Iterator<Item = String> {
@@ -377,11 +316,10 @@ impl Nodes for NodeRoutes {
         if removed > 0 {
             info!(routes = removed, "removed routes");
         }
-        self.is_whole_due |= !is_complete;
         // Not before: pods that start now find services.
-        self.is_install_due = self.is_install_due && !self.install();
-        self.is_whole_due |= self.is_install_due;
-        is_complete && !self.is_install_due
+        is_complete &= self.told.install();
+        self.is_whole_due |= !is_complete;
+        is_complete
     }
 
     async fn disturbed(&mut self) {
@@ -410,12 +348,6 @@ impl Nodes for NodeRoutes {
             }
         }
     }
-}
-
-/// An error and its causes on one line.
-fn said<E: Error>(error: &E) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 /// Says whether a link is one of our devices for tunnels.
