@@ -37,6 +37,12 @@ struct NodeM {
     names: BTreeSet<Arc<str>>,
 }
 
+/// How long something is waited for that must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who has told nothing for so long has told all.
+const QUIET: Duration = Duration::from_millis(100);
+
 const OVERLAY: Overlay = Overlay { vni: 1, port: 8472, checksum_offload: ChecksumOffload::Off };
 
 impl NodeM {
@@ -98,12 +104,25 @@ impl NodeM {
         self.routes.finish().await && is_prepared
     }
 
+    /// Waits until the daemon hears that something is not as it was.
+    async fn hear(&mut self) {
+        let heard = tokio::time::timeout(PATIENCE, self.routes.disturbed()).await;
+        assert!(heard.is_ok(), "the kernel does not tell of it: {:?}", self.routes.complaints());
+    }
+
     /// Waits until the daemon hears that something is not as it was, and lets it do what it does then.
     async fn mend(&mut self) {
-        let heard = tokio::time::timeout(Duration::from_secs(20), self.routes.disturbed()).await;
-        assert!(heard.is_ok(), "the kernel does not tell of it");
+        self.hear().await;
         while !self.sync().await {
-            self.routes.disturbed().await;
+            self.hear().await;
+        }
+        self.rest().await;
+    }
+
+    /// Lets the daemon answer all that it is told, also of what it did itself: what it hears then is about something else.
+    async fn rest(&mut self) {
+        while tokio::time::timeout(QUIET, self.routes.disturbed()).await.is_ok() {
+            assert!(self.sync().await, "{:?}", self.routes.complaints());
         }
     }
 
@@ -112,7 +131,8 @@ impl NodeM {
         self.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
         self.set("w1", &["10.244.1.0/24", "fd00:1::/64"], &["192.168.14.51", "fd00:14::51"]);
         self.set("w3", &["10.244.3.0/24", "fd00:3::/64"], &["192.168.15.53", "fd00:15::53"]);
-        assert!(self.sync().await);
+        assert!(self.sync().await, "{:?}", self.routes.complaints());
+        self.rest().await;
         self.all().await
     }
 
@@ -531,7 +551,7 @@ fairway_lab::sandbox_tests! {
                     let _ = tokio::time::timeout(Duration::from_millis(20), m.routes.disturbed()).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), is_back).await.unwrap();
+            tokio::time::timeout(PATIENCE, is_back).await.unwrap();
         });
     }
 }

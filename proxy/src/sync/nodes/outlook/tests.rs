@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
-use dataplane::rtnl::{AddressFlags, Route};
+use dataplane::rtnl::{AddressFlags, Forwarding, Neighbour, Route};
 
 use super::*;
 use crate::{
     config::RouteMode,
     objects::{Node, ObjectName},
-    plan::routes::Site,
+    plan::routes::{Site, tunnel},
+    service_port::Family,
 };
 
 fn link(index: u32, name: &str) -> Link {
@@ -36,6 +37,17 @@ fn address(link: u32, network: &str) -> Address {
     Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
 }
 
+fn node(name: &str, pod_cidr: &str, internal_ip: &str) -> Node {
+    Node {
+        name: ObjectName { namespace: "".into(), name: name.into() },
+        pod_cidrs: vec![pod_cidr.parse().unwrap()],
+        internal_ips: vec![internal_ip.parse().unwrap()],
+        external_ips: Vec::new(),
+        zone: None,
+        is_leaving: false,
+    }
+}
+
 const POD: &str = "fwabcdefghijklm";
 
 /// A node with one link, one pod and one way to another node.
@@ -50,15 +62,9 @@ fn outlook() -> (Outlook, Routing) {
             address(5, "fe80::5/64"),
         ],
     );
-    let other = Node {
-        name: ObjectName { namespace: "".into(), name: "w1".into() },
-        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
-        internal_ips: vec!["192.168.14.51".parse().unwrap()],
-        external_ips: Vec::new(),
-        zone: None,
-        is_leaving: false,
-    };
-    let mut routing = Routing::new(Site::new(RouteMode::Direct, None, outlook.addresses()), [&other]);
+    let other = node("w1", "10.244.1.0/24", "192.168.14.51");
+    let site = Site::new(RouteMode::Direct, None, outlook.addresses());
+    let mut routing = Routing::new(site, [&other]);
     routing.bind(BTreeMap::new());
     (outlook, routing)
 }
@@ -109,6 +115,40 @@ fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
         }),
     ] {
         assert!(!outlook.is_news(&report, Some(&routing)), "{report:?}");
+    }
+}
+
+#[test]
+fn what_a_tunnel_was_told_is_news_when_it_is_otherwise_or_gone() {
+    let own = node("m", "10.244.0.0/24", "192.168.14.50");
+    let site =
+        Site::new(RouteMode::Vxlan, Some(&own), vec![address(2, "192.168.14.50/24")]);
+    let mut routing = Routing::new(site, [&node("w1", "10.244.1.0/24", "192.168.14.51")]);
+    routing.bind([(Family::Ip, 3)].into());
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let end = Forwarding { link: 3, mac: tunnel::mac(ip("192.168.14.51")), remote: ip("192.168.14.51") };
+    let state = NeighbourState::Permanent;
+    let gateway = Neighbour { link: 3, address: end.remote, mac: Some(end.mac), state };
+    let other = Mac::locally_administered(1);
+    let is_news = |report: &Report| Outlook::default().is_news(report, Some(&routing));
+
+    for report in [
+        Report::Forwarding(end),
+        Report::ForwardingGone(Forwarding { remote: ip("192.168.14.99"), ..end }),
+        Report::ForwardingGone(Forwarding { mac: other, ..end }),
+        Report::Neighbour(gateway),
+        Report::Neighbour(Neighbour { address: ip("192.168.14.99"), ..gateway }),
+        Report::NeighbourGone(Neighbour { link: 2, ..gateway }),
+    ] {
+        assert!(!is_news(&report), "{report:?}");
+    }
+    for report in [
+        Report::Forwarding(Forwarding { remote: ip("192.168.14.99"), ..end }),
+        Report::ForwardingGone(end),
+        Report::Neighbour(Neighbour { mac: Some(other), ..gateway }),
+        Report::NeighbourGone(Neighbour { state: NeighbourState::Stale, ..gateway }),
+    ] {
+        assert!(is_news(&report), "{report:?}");
     }
 }
 
