@@ -293,6 +293,51 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn a_route_of_another_s_in_the_way_costs_nobody_but_the_pods_behind_it() {
+        NodeM::run(async |mut m: NodeM| {
+            let foreign = Route {
+                protocol: 4,
+                ..Route::through("10.244.1.0/24".parse().unwrap(), "192.168.14.1".parse().unwrap(), m.eth0)
+            };
+            m.kernel.add_route(&foreign).await.unwrap();
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
+            assert!(!m.sync().await);
+            m.check(&["10.244.2.0/24 via 192.168.14.52"]).await;
+
+            // An event costs its own node, and the others are not looked at.
+            for route in m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap() {
+                m.kernel.delete_route(&route).await.unwrap();
+            }
+            m.set("w3", &["10.244.3.0/24"], &["192.168.14.53"]);
+            assert!(!m.sync().await);
+            m.check(&["10.244.3.0/24 via 192.168.14.53"]).await;
+
+            // A node that moves does not take another's place either.
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.61"]);
+            assert!(!m.sync().await);
+            assert_eq!(m.kernel.routes(4).await.unwrap(), [foreign]);
+
+            m.kernel.delete_route(&foreign).await.unwrap();
+            assert!(m.sync().await);
+            m.check(&["10.244.1.0/24 via 192.168.14.61", "10.244.2.0/24 via 192.168.14.52", "10.244.3.0/24 via 192.168.14.53"]).await;
+        });
+    }
+
+    fn a_node_that_comes_back_before_its_old_way_is_gone_has_its_new_one() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            assert!(m.sync().await);
+            m.remove("w1");
+            assert!(m.routes.prepare(&m.state, &std::mem::take(&mut m.names)).await); // and no commit of the services
+
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.61"]);
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+
+            m.check(&["10.244.1.0/24 via 192.168.14.61"]).await;
+        });
+    }
+
     fn without_route_mode_and_at_cleanup_our_routes_go() {
         NodeM::run(async |mut m: NodeM| {
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);

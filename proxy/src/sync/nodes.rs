@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
-    future,
+    future, mem,
     sync::Arc,
     time::Duration,
 };
@@ -90,6 +90,8 @@ pub struct NodeRoutes {
     /// What to remove once nothing is sent along it.
     obsolete: Vec<Object>,
     obsolete_devices: Vec<u32>,
+    /// What the kernel did not take, though everything had just been listed: it is tried again by itself.
+    refused: Vec<Put>,
     /// What everything that was listed is complained of: it stands until everything is listed again.
     standing: BTreeSet<String>,
     complaints: Complaints,
@@ -113,6 +115,7 @@ impl NodeRoutes {
             own: None,
             obsolete: Vec::new(),
             obsolete_devices: Vec::new(),
+            refused: Vec::new(),
             standing: BTreeSet::new(),
             complaints: Complaints::default(),
         }
@@ -140,10 +143,23 @@ impl NodeRoutes {
         if families != routing.families() {
             return None; // a device comes or goes, and the MTU with it
         }
+        let is_wanted = |put: &Put| routing.object(&put.object.key()) == Some(&put.object);
+        if self.refused.iter().any(|put| put.is_rival_there && !is_wanted(put)) {
+            return None; // something of ours is in its place, and only the kernel knows what
+        }
         // What an earlier commit has left over may be wanted again.
+        let left = self.obsolete.iter().map(Object::key).collect();
+        let refused = self.refused.iter().filter(|put| !put.is_rival_there).map(|put| put.object.key());
+        let steps = steps.knowing(&left, &refused.collect());
         self.obsolete.retain(|object| routing.object(&object.key()).is_none());
         self.obsolete.extend(steps.gone);
-        Some(self.put(&steps.put).await)
+        let mut again = mem::take(&mut self.refused);
+        again.retain(is_wanted);
+
+        let mut complaints = self.put(steps.put).await;
+        self.is_whole_due |= !self.refused.is_empty(); // the kernel may hold something else than it was made to
+        complaints.extend(self.put(again).await);
+        Some(complaints)
     }
 
     /// Lists everything, and makes it what it should be.
@@ -170,7 +186,8 @@ impl NodeRoutes {
         self.obsolete = gone;
         self.routing = Some(routing);
 
-        let failed = self.put(&put).await;
+        self.refused.clear();
+        let failed = self.put(put).await;
         if is_tunnelled && let Err(error) = self.told.tell(state.own(), pod_mtu.unwrap_or(mtu)) {
             self.is_whole_due |= error.may_pass();
             complaints.insert(said(&error));
@@ -222,18 +239,18 @@ impl NodeRoutes {
     }
 
     /// Puts all of these, and says what could not be.
-    async fn put(&mut self, all: &[Put]) -> BTreeSet<String> {
+    async fn put(&mut self, all: Vec<Put>) -> BTreeSet<String> {
         let mut complaints = BTreeSet::new();
         let mut routes = 0;
         for put in all {
-            match commit::put(&self.kernel, put).await {
+            match commit::put(&self.kernel, &put).await {
                 Ok(()) => {
                     routes += usize::from(put.route().is_some());
                     debug!(?put, "put");
                 }
                 Err(error) => {
                     complaints.insert(said(&error));
-                    self.is_whole_due = true;
+                    self.refused.push(put);
                 }
             }
         }
@@ -290,7 +307,7 @@ impl Nodes for NodeRoutes {
         complaints.extend(self.standing.iter().cloned());
         complaints.extend(self.unreachable());
         self.complaints.say(complaints);
-        !self.is_whole_due
+        !self.is_whole_due && self.refused.is_empty()
     }
 
     async fn finish(&mut self) -> bool {
@@ -301,13 +318,13 @@ impl Nodes for NodeRoutes {
             warn!(error, "left what is obsolete");
             is_complete = false;
         };
-        for object in std::mem::take(&mut self.obsolete) {
+        for object in mem::take(&mut self.obsolete) {
             match commit::delete(&self.kernel, &object).await {
                 Ok(()) => removed += usize::from(matches!(object, Object::Route(_))),
                 Err(error) => left(&error),
             }
         }
-        for device in std::mem::take(&mut self.obsolete_devices) {
+        for device in mem::take(&mut self.obsolete_devices) {
             match self.kernel.delete_device(device).await {
                 Err(error) if !error.is_not_found() => left(&error),
                 _ => info!("removed a VXLAN device"),

@@ -93,6 +93,19 @@ pub struct Steps {
     pub gone: Vec<Object>,
 }
 
+impl Steps {
+    /// The same, where the kernel does not hold quite what it should: it still has something of these keys that is to go, and never
+    /// took what it was to have of those.
+    #[must_use]
+    pub fn knowing(mut self, left: &BTreeSet<Key>, refused: &BTreeSet<Key>) -> Self {
+        for put in &mut self.put {
+            let key = put.object.key();
+            put.is_rival_there = left.contains(&key) || put.is_rival_there && !refused.contains(&key);
+        }
+        self
+    }
+}
+
 /// The steps from `old` to `new`.
 pub fn steps(old: &BTreeSet<Object>, new: &BTreeSet<Object>) -> Steps {
     let rivals: BTreeMap<Key, &Object> = old.iter().map(|object| (object.key(), object)).collect();

@@ -182,6 +182,19 @@ fn a_node_whose_own_address_is_on_none_of_its_links_begins_no_tunnel() {
 }
 
 #[test]
+fn what_is_left_over_is_replaced_and_what_was_refused_has_no_place_to_be_taken() {
+    let at = |ip: &str| routing(site(RouteMode::Auto), [&node("w1", &["10.244.1.0/24"], &[ip])]).objects();
+    let (old, new) = (at("192.168.14.51"), at("192.168.14.52"));
+    let keys: BTreeSet<Key> = new.iter().map(Object::key).collect();
+    let is_rival_there = |steps: Steps| steps.put.iter().map(|put| put.is_rival_there).collect::<Vec<_>>();
+
+    let none = BTreeSet::new();
+    assert_eq!(is_rival_there(steps(&none, &new).knowing(&keys, &BTreeSet::new())), [true]);
+    assert_eq!(is_rival_there(steps(&old, &new).knowing(&BTreeSet::new(), &keys)), [false]);
+    assert_eq!(is_rival_there(steps(&old, &new).knowing(&BTreeSet::new(), &BTreeSet::new())), [true]);
+}
+
+#[test]
 fn a_pod_cidr_goes_to_one_node_only_and_never_away_from_ours() {
     assert_eq!(
         planned(&[
