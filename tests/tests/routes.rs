@@ -126,6 +126,10 @@ impl NodeM {
         }
     }
 
+    async fn set_eth0_mtu(&self, mtu: u32) {
+        self.kernel.set_mtu(self.eth0, mtu).await.unwrap();
+    }
+
     /// A far node and a near one, in both families, and what is there for them.
     async fn among_others(&mut self) -> BTreeSet<String> {
         self.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
@@ -384,15 +388,109 @@ fairway_lab::sandbox_tests! {
         });
     }
 
-    fn the_last_node_on_another_network_takes_the_tunnel_with_it() {
+    fn a_tunnel_stays_for_what_others_send_though_nothing_leaves_by_it() {
         NodeM::run(async |mut m: NodeM| {
             m.among_others().await;
 
             m.remove("w3");
             assert!(m.sync().await);
 
+            assert_eq!(m.all().await, [
+                "fairway.1 address 02:46:c0:a8:0e:32 mtu 1400 type vxlan id 1 dstport 8472 local 192.168.14.50 nolearning up",
+                "fairway.1: 10.244.0.0/32",
+                "fairway.1: fd00::/128",
+                "10.244.1.0/24 via 192.168.14.51",
+                "fd00:1::/64 via fd00:14::51",
+            ].map(str::to_owned).into());
+            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1450)), "pods send nothing through it");
+
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Direct);
+            assert!(m.sync().await);
             assert_eq!(m.all().await, ["10.244.1.0/24 via 192.168.14.51", "fd00:1::/64 via fd00:14::51"].map(str::to_owned).into());
-            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1450)));
+        });
+    }
+
+    fn a_tunnel_outlives_a_moment_without_the_node_s_address() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+            let tunnel = m.tunnel().await;
+            let addresses = m.kernel.addresses().await.unwrap();
+            let address = addresses.into_iter().find(|address| address.network.to_string() == "192.168.14.50/24").unwrap();
+
+            m.kernel.delete_address(&address).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.tunnel().await, tunnel);
+            let named = m.routes.complaints().iter().any(|complaint| complaint.starts_with("192.168.14.50, where"));
+            assert!(named, "{:?}", m.routes.complaints());
+
+            m.kernel.add_address(&address).await.unwrap();
+            m.mend().await;
+            assert_eq!((m.tunnel().await, m.all().await), (tunnel, all));
+            assert_eq!(m.routes.complaints(), &BTreeSet::new());
+        });
+    }
+
+    fn a_tunnel_of_ipv4_goes_on_where_ipv6_does_not_fit_through_it() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+
+            m.set_eth0_mtu(1300).await; // less 50, that is less than IPv6 asks of a link
+            m.hear().await;
+            assert!(!m.sync().await);
+            let routes = m.routes().await;
+            assert!(routes.contains("10.244.3.0/24 via 192.168.15.53"), "{routes:?}");
+
+            m.set_eth0_mtu(1450).await;
+            m.mend().await;
+            assert_eq!(m.all().await, all);
+        });
+    }
+
+    fn a_device_stays_while_something_goes_through_it_that_could_not_be_moved() {
+        NodeM::run(async |mut m: NodeM| {
+            m.among_others().await;
+            m.set_eth0_mtu(1340).await; // less 70 for a tunnel of IPv6, that is less than IPv6 asks of a link
+            m.mend().await;
+            let of_ipv4 = m.tunnel().await;
+
+            m.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["fd00:14::50"]);
+            assert!(!m.sync().await);
+            let routes = m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap();
+            assert!(routes.iter().any(|route| route.link == of_ipv4 && route.destination.is_ipv6()), "{routes:?}");
+            assert!(routes.iter().any(|route| route.link != of_ipv4 && route.destination.to_string() == "10.244.3.0/24"), "{routes:?}");
+
+            m.set_eth0_mtu(1450).await;
+            m.mend().await;
+            assert_eq!(m.kernel.device("fairway.1").await.unwrap(), None);
+            assert!(m.routes().await.iter().any(|route| route.starts_with("fd00:3::/64")));
+        });
+    }
+
+    fn a_tunnel_has_ipv6_also_where_new_links_have_none() {
+        NodeM::run(async |mut m: NodeM| {
+            sysctl::set("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+
+            let all = m.among_others().await;
+
+            assert!(all.contains("fairway.1: fd00::/128"), "{all:?}");
+            assert!(all.contains("fd00:3::/64 via fe80::46:c0ff:fea8:f35"), "{all:?}");
+        });
+    }
+
+    fn no_pod_starts_where_a_tunnel_is_needed_and_none_can_begin() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("m", &["10.244.0.0/24"], &["203.0.113.1"]);
+            m.set("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
+            assert!(m.sync().await);
+            assert!(!std::path::Path::new("/run/fairway/node.json").exists());
+            let named = m.routes.complaints().iter().any(|complaint| complaint.contains("no tunnel can begin"));
+            assert!(named, "{:?}", m.routes.complaints());
+
+            let (network, flags) = ("203.0.113.1/32".parse().unwrap(), AddressFlags::default());
+            m.kernel.add_address(&Address { link: m.eth0, network, flags }).await.unwrap();
+            m.mend().await;
+            m.check(&["10.244.3.0/24 via 192.168.15.53"]).await;
+            assert_eq!(NodeM::facts().get("mtu"), Some(&json!(1400)));
         });
     }
 

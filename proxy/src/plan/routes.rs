@@ -32,7 +32,7 @@ pub struct Site {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The addresses of its links, other than those to its pods.
     pub addresses: Vec<Address>,
-    /// Where its tunnels begin: for each family the first of its internal addresses, if that is on a link.
+    /// Where its tunnels begin: for each family the first of its internal addresses that is on a link, or was.
     pub ends: BTreeMap<Family, IpAddr>,
 }
 
@@ -105,12 +105,34 @@ impl fmt::Display for Unreachable {
 
 impl Site {
     /// What stands of this node: its object, if it is known, and the addresses of its links other than those to its pods.
-    pub fn new(mode: RouteMode, own: Option<&Node>, addresses: Vec<Address>) -> Self {
-        let first = |family| own.and_then(|own| first_of(own, family));
+    ///
+    /// Where its tunnels began before, they begin while no address is there to take that one's place: links lose their addresses
+    /// for a moment when whoever manages them starts again, and a tunnel that is made anew loses what is in it.
+    pub fn new(
+        mode: RouteMode,
+        own: Option<&Node>,
+        addresses: Vec<Address>,
+        before: &BTreeMap<Family, IpAddr>,
+    ) -> Self {
         let is_here = |ip: &IpAddr| addresses.iter().any(|address| address.network.ip() == *ip);
-        let ends = Family::ALL.into_iter().filter_map(|family| Some((family, first(family)?)));
-        let ends = ends.filter(|(_, end)| is_here(end)).collect();
+        let end = |family| {
+            let first = first_of(own?, family)?;
+            if is_here(&first) { Some(first) } else { before.get(&family).copied() }
+        };
+        let ends = Family::ALL.into_iter().filter_map(|family| Some((family, end(family)?))).collect();
         Self { mode, pod_cidrs: own.map(|own| own.pod_cidrs.clone()).unwrap_or_default(), addresses, ends }
+    }
+
+    /// Where its tunnels begin though no link has that address now.
+    pub fn adrift(&self) -> impl Iterator<Item = IpAddr> {
+        let addresses = &self.addresses;
+        let is_gone = move |end: &IpAddr| addresses.iter().all(|address| address.network.ip() != *end);
+        self.ends.values().copied().filter(is_gone)
+    }
+
+    /// Says whether other nodes may send through tunnels, and this one too.
+    fn has_tunnels(&self) -> bool {
+        matches!(self.mode, RouteMode::Auto | RouteMode::Vxlan)
     }
 
     /// The ways to a node's pods, CIDR by CIDR, as if there were no other node.
@@ -149,9 +171,17 @@ impl Site {
 
     /// To the node's first address of a family that both ends have: both choose the same, as the node knows itself by it.
     fn tunnel(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
-        let common = self.ends.keys().find_map(|&family| first_of(node, family));
         let no_way = || node.internal_ips.first().map_or(Reason::NoAddress(cidr), |ip| Reason::NoEnd(*ip));
-        common.map(|remote| Way::Tunnel { remote }).ok_or_else(no_way)
+        self.far_end(node).map(|remote| Way::Tunnel { remote }).ok_or_else(no_way)
+    }
+
+    fn far_end(&self, node: &Node) -> Option<IpAddr> {
+        self.ends.keys().find_map(|&family| first_of(node, family))
+    }
+
+    /// The family of the tunnel that a node would send through to this one.
+    fn tunnel_from(&self, node: &Node) -> Option<Family> {
+        self.far_end(node).filter(|_| self.has_tunnels()).map(Family::of)
     }
 
     fn link_towards(&self, gateway: IpAddr) -> Option<u32> {

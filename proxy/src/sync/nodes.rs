@@ -20,13 +20,14 @@ use std::{
 
 use dataplane::{
     owner,
-    rtnl::{self, Kernel, Link, Report, Reports, Tunnels as _},
+    rtnl::{self, Kernel, Link, Report, Reports, Tunnels as _, Vxlan},
 };
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::{
     complaints::{Complaints, said},
+    devices::Devices,
     outlook::Outlook,
     patience::Patience,
     told::Told,
@@ -38,7 +39,7 @@ use crate::{
     objects::Node,
     plan::routes::{
         Site,
-        objects::{self, Object, Put, Steps},
+        objects::{self, Key, Object, Put},
         routing::Routing,
         tunnel,
     },
@@ -48,6 +49,7 @@ use crate::{
 
 mod commit;
 mod complaints;
+mod devices;
 mod offload;
 mod outlook;
 mod patience;
@@ -92,6 +94,8 @@ pub struct NodeRoutes {
     obsolete_devices: Vec<u32>,
     /// What the kernel did not take, though everything had just been listed: it is tried again by itself.
     refused: Vec<Put>,
+    /// What the links take that lead to other nodes, as it was known last.
+    link_mtu: Option<u32>,
     /// What everything that was listed is complained of: it stands until everything is listed again.
     standing: BTreeSet<String>,
     complaints: Complaints,
@@ -116,6 +120,7 @@ impl NodeRoutes {
             obsolete: Vec::new(),
             obsolete_devices: Vec::new(),
             refused: Vec::new(),
+            link_mtu: None,
             standing: BTreeSet::new(),
             complaints: Complaints::default(),
         }
@@ -138,10 +143,10 @@ impl NodeRoutes {
         if self.wish.mode == RouteMode::None {
             return Some(BTreeSet::new());
         }
-        let families = routing.families();
+        let families = (routing.families(), routing.inbound());
         let steps = routing.follow(names.iter().map(|name| (&**name, state.node(name))));
-        if families != routing.families() {
-            return None; // a device comes or goes, and the MTU with it
+        if families != (routing.families(), routing.inbound()) {
+            return None; // a device comes or goes, or the MTU of pods is another
         }
         let is_wanted = |put: &Put| routing.object(&put.object.key()) == Some(&put.object);
         if self.refused.iter().any(|put| put.is_rival_there && !is_wanted(put)) {
@@ -170,25 +175,58 @@ impl NodeRoutes {
         let links = self.kernel.links().await?;
         self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
         self.own = state.own().cloned().or(self.own.take());
-        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses());
+        let before = self.routing.as_ref().map(|routing| routing.site().ends.clone()).unwrap_or_default();
+        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
         let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
         let others = others.filter(|_| self.wish.mode != RouteMode::None);
         let mut routing = Routing::new(site, others);
 
-        let mut complaints = surroundings::look(&routing.site().pod_cidrs, &links);
-        let mtu = tunnel::link_mtu(routing.site(), &links);
-        let devices = self.devices(&routing, mtu, &mut complaints).await?;
-        let is_tunnelled = routing.families().iter().all(|family| devices.contains_key(family));
-        let pod_mtu = devices.keys().map(|family| mtu.saturating_sub(tunnel::overhead(*family))).min();
-        routing.bind(devices);
-        let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
-        let Steps { put, gone } = objects::steps(&held, &routing.objects());
-        self.obsolete = gone;
-        self.routing = Some(routing);
+        let site = routing.site();
+        let mut complaints = surroundings::look(&site.pod_cidrs, &links);
+        complaints.extend(site.adrift().map(|end| {
+            format!(
+                "{end}, where this node's tunnels begin, is on none of its links: nothing can leave by them"
+            )
+        }));
+        // What the link takes is not known while it has no address.
+        let mtu = self.link_mtu.filter(|_| site.adrift().next().is_some());
+        let mtu = mtu.unwrap_or_else(|| tunnel::link_mtu(site, &links));
+        self.link_mtu = Some(mtu);
+        let vxlans = routing.vxlans(self.wish.overlay, mtu);
+        let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
+        self.is_whole_due |= !devices.complaints.is_empty();
+        complaints.extend(devices.complaints);
+        complaints.extend(self.offload_checksums(&vxlans, &devices.there));
 
+        let tunnels = routing.families();
+        let is_tunnelled = tunnels.iter().all(|family| devices.there.contains_key(family));
+        let pod_mtu = tunnels.iter().map(|family| mtu.saturating_sub(tunnel::overhead(*family))).min();
+        routing.bind(devices.there);
+        let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
+        let mut steps = objects::steps(&held, &routing.objects());
+        if devices.is_one_missing {
+            steps =
+                steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
+        }
+        self.obsolete = steps.gone;
+        let can_begin = self.own.is_none() || !routing.lacks_end();
+        self.routing = Some(routing);
         self.refused.clear();
-        let failed = self.put(put).await;
-        if is_tunnelled && let Err(error) = self.told.tell(state.own(), pod_mtu.unwrap_or(mtu)) {
+        let failed = self.put(steps.put).await;
+        // Not before what takes their place.
+        if !devices.is_one_missing {
+            let refused: BTreeSet<Key> = self.refused.iter().map(|put| put.object.key()).collect();
+            let stands = held.iter().filter(|object| refused.contains(&object.key())).map(Object::link);
+            let stands: BTreeSet<u32> = stands.collect();
+            self.obsolete_devices =
+                devices.obsolete.into_iter().filter(|device| !stands.contains(device)).collect();
+        }
+
+        if !can_begin {
+            let reason = "none of this node's internal addresses is on a link of its own: \
+                          no tunnel can begin, and no pod can start";
+            complaints.insert(reason.to_owned());
+        } else if is_tunnelled && let Err(error) = self.told.tell(state.own(), pod_mtu.unwrap_or(mtu)) {
             self.is_whole_due |= error.may_pass();
             complaints.insert(said(&error));
         }
@@ -197,45 +235,18 @@ impl NodeRoutes {
         Ok(failed)
     }
 
-    /// Makes the devices for tunnels that are there what they should be, and those that should be there. Those that nothing goes
-    /// through are left for later.
-    async fn devices(
-        &mut self,
-        routing: &Routing,
-        mtu: u32,
-        complaints: &mut BTreeSet<String>,
-    ) -> Result<BTreeMap<Family, u32>, rtnl::Error> {
-        let mut wanted = routing.families();
-        let site = routing.site();
-        if self.wish.mode == RouteMode::Vxlan {
-            wanted.extend(site.ends.keys().next()); // so that the first pods have the right MTU
-        }
-        let mut devices = BTreeMap::new();
-        for family in Family::ALL {
-            let end = site.ends.get(&family).filter(|_| wanted.contains(&family));
-            let uplink = end.and_then(|end| self.outlook.link_with(*end));
-            match end.map(|end| tunnel::device(self.wish.overlay, *end, mtu)) {
-                None => {
-                    let there = self.kernel.device(tunnel::name(family)).await?;
-                    self.obsolete_devices.extend(there.map(|device| device.index));
-                }
-                Some(vxlan) => match commit::device(&self.kernel, &vxlan, &site.pod_cidrs).await {
-                    Ok((index, is_changed)) => {
-                        if is_changed {
-                            info!(device = %vxlan, "made a VXLAN device what it should be");
-                        }
-                        let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, index);
-                        complaints.extend(settled.err().map(|error| said(&error)));
-                        devices.insert(family, index);
-                    }
-                    Err(error) => {
-                        complaints.insert(said(&error));
-                        self.is_whole_due = true;
-                    }
-                },
-            }
-        }
-        Ok(devices)
+    /// Has the checksums in these devices' packets made by whoever can.
+    fn offload_checksums(
+        &self,
+        vxlans: &BTreeMap<Family, Vxlan>,
+        there: &BTreeMap<Family, u32>,
+    ) -> BTreeSet<String> {
+        let settle = |(family, index): (&Family, &u32)| {
+            let uplink = self.outlook.link_with(vxlans.get(family)?.tunnel.local);
+            let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, *index);
+            settled.err().map(|error| said(&error))
+        };
+        there.iter().filter_map(settle).collect()
     }
 
     /// Puts all of these, and says what could not be.

@@ -44,6 +44,15 @@ impl Object {
             Self::Route(route) => Key::Route(route.destination, route.metric),
         }
     }
+
+    /// The link that it is on.
+    pub fn link(&self) -> u32 {
+        match self {
+            Self::Forwarding(entry) => entry.link,
+            Self::Neighbour(entry) => entry.link,
+            Self::Route(route) => route.link,
+        }
+    }
 }
 
 /// All that a way to the pods of `cidr` needs, over a device for tunnels if it is one.
@@ -94,6 +103,13 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// The same, but nothing goes that is on these links: what is to take its place could not be planned.
+    #[must_use]
+    pub fn sparing(mut self, links: &BTreeSet<u32>) -> Self {
+        self.gone.retain(|object| !links.contains(&object.link()));
+        self
+    }
+
     /// The same, where the kernel does not hold quite what it should: it still has something of these keys that is to go, and never
     /// took what it was to have of those.
     #[must_use]

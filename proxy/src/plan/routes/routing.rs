@@ -3,6 +3,9 @@
 //! In: nodes, one or many at a time. Out: the steps that make the kernel hold what is right now, at the cost of the nodes that
 //! changed; what it should hold altogether; and whom no way leads to.
 //!
+//! Whether a packet comes in through a tunnel is for the node to say that sends it, which may have started with other flags, or have
+//! links and networks that this one does not have: a device stands for all that others may send, whatever leads to them from here.
+//!
 //! Where several nodes have the same pod CIDR, the first of them by name that there is a way to has it. In whatever order they are
 //! told, the same comes out.
 
@@ -12,16 +15,31 @@ use std::{
     sync::Arc,
 };
 
+use dataplane::rtnl::Vxlan;
 use ipnetwork::IpNetwork;
 
 use super::{
     Reason, Site, Unreachable, Way,
     objects::{self, Key, Object, Steps},
+    tunnel,
 };
-use crate::{objects::Node, service_port::Family};
+use crate::{
+    config::{Overlay, RouteMode},
+    objects::Node,
+    service_port::Family,
+};
 
 /// A node that has a pod CIDR.
 type Claims = BTreeMap<Arc<str>, (IpNetwork, Way)>;
+
+/// What is kept of a node.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Where its pod CIDRs begin.
+    bases: Vec<IpAddr>,
+    /// The family of tunnels that it may send through.
+    tunnel: Option<Family>,
+}
 
 /// The ways to all nodes.
 #[derive(Debug, Clone)]
@@ -31,8 +49,7 @@ pub struct Routing {
     devices: BTreeMap<Family, u32>,
     /// Who has the pod CIDR that begins here. Two that begin at the same address are rivals, whatever their lengths.
     claims: BTreeMap<IpAddr, Claims>,
-    /// Where the pod CIDRs of each node begin.
-    nodes: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    nodes: BTreeMap<Arc<str>, Known>,
     unreachable: BTreeMap<Arc<str>, Vec<Reason>>,
     /// Pod CIDRs that several nodes have.
     contested: BTreeSet<IpAddr>,
@@ -41,6 +58,8 @@ pub struct Routing {
     by_key: BTreeMap<Key, Object>,
     /// How many ways go through tunnels of each family.
     tunnels: BTreeMap<Family, usize>,
+    /// How many nodes may send through tunnels of each family.
+    senders: BTreeMap<Family, usize>,
 }
 
 impl Routing {
@@ -56,6 +75,7 @@ impl Routing {
             objects: BTreeMap::new(),
             by_key: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            senders: BTreeMap::new(),
         };
         for node in nodes {
             routing.admit(&node.name.name, node);
@@ -83,7 +103,8 @@ impl Routing {
         let mut was_there: BTreeMap<Object, bool> = BTreeMap::new();
         for (name, node) in nodes {
             let name: Arc<str> = name.into();
-            let mut bases: BTreeSet<IpAddr> = self.nodes.get(&name).into_iter().flatten().copied().collect();
+            let known = self.nodes.get(&name).into_iter().flat_map(|known| &known.bases);
+            let mut bases: BTreeSet<IpAddr> = known.copied().collect();
             bases.extend(node.into_iter().flat_map(|node| node.pod_cidrs.iter().map(IpNetwork::network)));
 
             for base in &bases {
@@ -124,9 +145,32 @@ impl Routing {
         &self.devices
     }
 
-    /// The families of tunnels that some way goes through, or would if there was a device.
+    /// The families of tunnels that some way goes through, or would if there was a device; and, where nothing else is to be used,
+    /// the one that the first will go through.
     pub fn families(&self) -> BTreeSet<Family> {
-        self.tunnels.iter().filter(|(_, count)| **count > 0).map(|(family, _)| *family).collect()
+        let first = self.site.ends.keys().next().filter(|_| self.site.mode == RouteMode::Vxlan);
+        counted(&self.tunnels).chain(first.copied()).collect()
+    }
+
+    /// The families of tunnels that others may send through, now or as soon as there is somebody.
+    pub fn inbound(&self) -> BTreeSet<Family> {
+        let first = self.site.ends.keys().next().filter(|_| self.site.has_tunnels());
+        counted(&self.senders).chain(first.copied()).collect()
+    }
+
+    /// The devices for all tunnels, over links that take packets of `mtu`.
+    pub fn vxlans(&self, overlay: Overlay, mtu: u32) -> BTreeMap<Family, Vxlan> {
+        let inbound = self.inbound();
+        let ends = self.site.ends.iter().filter(|(family, _)| inbound.contains(*family));
+        ends.map(|(family, end)| (*family, tunnel::device(overlay, *end, mtu))).collect()
+    }
+
+    /// Says whether a tunnel is needed, but none can begin on this node.
+    pub fn lacks_end(&self) -> bool {
+        let mut reasons = self.unreachable.values().flatten();
+        let is_needed =
+            self.site.mode == RouteMode::Vxlan || reasons.any(|reason| matches!(reason, Reason::NoEnd(_)));
+        is_needed && self.site.ends.is_empty()
     }
 
     /// All that the kernel should hold.
@@ -172,12 +216,20 @@ impl Routing {
         if !reasons.is_empty() {
             self.unreachable.insert(Arc::clone(name), reasons);
         }
-        self.nodes.insert(Arc::clone(name), bases);
+        let tunnel = self.site.tunnel_from(node);
+        if let Some(family) = tunnel {
+            *self.senders.entry(family).or_default() += 1;
+        }
+        self.nodes.insert(Arc::clone(name), Known { bases, tunnel });
     }
 
     fn forget(&mut self, name: &Arc<str>) {
         self.unreachable.remove(name);
-        for base in self.nodes.remove(name).unwrap_or_default() {
+        let Known { bases, tunnel } = self.nodes.remove(name).unwrap_or_default();
+        if let Some(count) = tunnel.and_then(|family| self.senders.get_mut(&family)) {
+            *count = count.saturating_sub(1);
+        }
+        for base in bases {
             let Some(claims) = self.claims.get_mut(&base) else { continue };
             claims.remove(name);
             if claims.len() < 2 {
@@ -219,6 +271,10 @@ impl Routing {
         let count = self.tunnels.entry(Family::of(remote)).or_default();
         *count = if is_new { *count + 1 } else { count.saturating_sub(1) };
     }
+}
+
+fn counted(counts: &BTreeMap<Family, usize>) -> impl Iterator<Item = Family> {
+    counts.iter().filter(|(_, count)| **count > 0).map(|(family, _)| *family)
 }
 
 fn winner(claims: &Claims) -> Option<(IpNetwork, Way)> {

@@ -31,7 +31,7 @@ fn site(mode: RouteMode) -> Site {
     let addresses =
         vec![address(1, "127.0.0.1/8"), address(2, "192.168.14.50/24"), address(2, "fd00:14::50/64")];
     let own = node("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
-    Site::new(mode, Some(&own), addresses)
+    Site::new(mode, Some(&own), addresses, &BTreeMap::new())
 }
 
 /// The devices of node `m`.
@@ -171,7 +171,8 @@ fn nodes_that_cannot_be_reached_are_named_with_the_reason() {
 #[test]
 fn a_node_whose_own_address_is_on_none_of_its_links_begins_no_tunnel() {
     let own = node("m", &["10.244.0.0/24"], &["203.0.113.1"]);
-    let site = Site::new(RouteMode::Auto, Some(&own), vec![address(2, "192.168.14.50/24")]);
+    let addresses = vec![address(2, "192.168.14.50/24")];
+    let site = Site::new(RouteMode::Auto, Some(&own), addresses, &BTreeMap::new());
 
     let planned = planned_by(site, &[node("w3", &["10.244.3.0/24"], &["192.168.15.53"])]);
 
@@ -179,6 +180,72 @@ fn a_node_whose_own_address_is_on_none_of_its_links_begins_no_tunnel() {
     assert!(
         planned[0].starts_with("node w3 at 192.168.15.53 is on none of this node's links, and no tunnel")
     );
+}
+
+#[test]
+fn a_tunnel_goes_on_where_it_began_while_the_node_s_address_is_gone_for_a_moment() {
+    let own = node("m", &["10.244.0.0/24"], &["192.168.14.50"]);
+    let before = site(RouteMode::Auto).ends;
+    let site_of = |own: &Node, addresses| Site::new(RouteMode::Auto, Some(own), addresses, &before);
+    let end = |ip: &str| (Family::Ip, ip.parse::<IpAddr>().unwrap());
+
+    let without = site_of(&own, vec![]);
+    assert_eq!(without.ends, [end("192.168.14.50")].into());
+    assert_eq!(without.adrift().collect::<Vec<_>>(), [end("192.168.14.50").1]);
+
+    // One that is to come takes its place when it is there.
+    let moved = node("m", &["10.244.0.0/24"], &["192.168.14.60"]);
+    assert_eq!(site_of(&moved, vec![address(2, "192.168.14.50/24")]).ends, without.ends);
+    let there = site_of(&moved, vec![address(2, "192.168.14.60/24")]);
+    assert_eq!(there.ends, [end("192.168.14.60")].into());
+    assert_eq!(there.adrift().count(), 0);
+}
+
+#[test]
+fn tunnels_end_wherever_others_may_send_through_them() {
+    let inbound = |mode, others: &[Node]| routing(site(mode), others).inbound();
+    let near_by_ipv6 = node("w6", &["fd00:6::/64"], &["fd00:14::56"]);
+
+    assert_eq!(inbound(RouteMode::Auto, &[]), [Family::Ip].into());
+    assert_eq!(
+        inbound(RouteMode::Auto, std::slice::from_ref(&near_by_ipv6)),
+        [Family::Ip, Family::Ip6].into()
+    );
+    assert_eq!(inbound(RouteMode::Direct, std::slice::from_ref(&near_by_ipv6)), BTreeSet::new());
+    // What pods may send is for this node's own ways to say.
+    assert_eq!(routing(site(RouteMode::Auto), [&near_by_ipv6]).families(), BTreeSet::new());
+    assert_eq!(routing(site(RouteMode::Vxlan), []).families(), [Family::Ip].into());
+}
+
+#[test]
+fn a_tunnel_that_is_needed_and_cannot_begin_is_told_from_one_that_nobody_needs() {
+    let own = node("m", &["10.244.0.0/24"], &["203.0.113.1"]);
+    let lacks_end = |mode, others: &[Node]| {
+        let site = Site::new(mode, Some(&own), vec![address(2, "192.168.14.50/24")], &BTreeMap::new());
+        routing(site, others).lacks_end()
+    };
+    let (near, far) = (
+        node("w1", &["10.244.1.0/24"], &["192.168.14.51"]),
+        node("w3", &["10.244.3.0/24"], &["192.168.15.53"]),
+    );
+
+    assert!(!lacks_end(RouteMode::Auto, std::slice::from_ref(&near)));
+    assert!(lacks_end(RouteMode::Auto, &[near, far]));
+    assert!(lacks_end(RouteMode::Vxlan, &[]));
+    assert!(!lacks_end(RouteMode::Direct, &[]));
+    assert!(!routing(site(RouteMode::Vxlan), []).lacks_end());
+}
+
+#[test]
+fn what_is_on_a_device_stays_while_what_is_to_take_its_place_cannot_be_planned() {
+    let far = node("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
+    let near = node("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+    let held = routing(site(RouteMode::Auto), [&far, &near]).objects();
+
+    let Steps { put, gone } = steps(&held, &BTreeSet::new()).sparing(&[7].into());
+
+    assert!(put.is_empty(), "{put:?}");
+    assert_eq!(lines(gone), ["10.244.1.0/24 via 192.168.14.51 dev 2 proto 70"]);
 }
 
 #[test]
@@ -242,7 +309,8 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
         tunnel: None,
     };
     let site_at = |addresses: &[Address]| {
-        Site::new(RouteMode::Auto, Some(&node("w1", &[], &["192.168.14.51"])), addresses.to_vec())
+        let own = node("w1", &[], &["192.168.14.51"]);
+        Site::new(RouteMode::Auto, Some(&own), addresses.to_vec(), &BTreeMap::new())
     };
     let on_link = site_at(&[address(3, "192.168.14.51/24")]);
     let on_loopback = site_at(&[address(1, "192.168.14.51/32"), address(3, "172.16.0.1/31")]);
@@ -385,6 +453,8 @@ proptest! {
             prop_assert_eq!(&kernel, &held(&planned.objects()));
             prop_assert_eq!(followed.unreachable(), planned.unreachable());
             prop_assert_eq!(followed.families(), planned.families());
+            prop_assert_eq!(followed.inbound(), planned.inbound());
+            prop_assert!(planned.inbound().is_superset(&planned.families()));
             prop_assert!(kernel.values().all(|object| followed.object(&object.key()) == Some(object)));
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use dataplane::{
     owner,
     rtnl::{self, Address, Change, Device, Kernel, Routes, Tunnels, Vxlan},
+    sysctl,
 };
 use ipnetwork::IpNetwork;
 
@@ -72,48 +73,69 @@ async fn ways<K: Routes>(kernel: &K) -> Result<Vec<rtnl::Route>, rtnl::Error> {
     Ok(routes)
 }
 
-/// Makes a device be there as it should, and says what the kernel calls it, and whether it was not so.
+/// A device that is there.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// What the kernel calls it.
+    pub(super) index: u32,
+    /// Whether it was not as it should be.
+    pub(super) is_changed: bool,
+    /// What of it still is not. Ways go through it nevertheless, as well as they can.
+    pub(super) failure: Option<rtnl::Error>,
+}
+
+/// Makes a device be there as it should.
 pub(super) async fn device(
     kernel: &Kernel,
     wanted: &Vxlan,
     pod_cidrs: &[IpNetwork],
-) -> Result<(u32, bool), Error> {
+) -> Result<Settled, Error> {
     let mut there = kernel.device(&wanted.name).await?;
     if let Some(other) = there.take_if(|there| there.vxlan.tunnel != wanted.tunnel) {
         kernel.delete_device(other.index).await?;
     }
-    let mut is_changed = false;
-    let index = if let Some(Device { index, vxlan, is_up }) = there {
-        if vxlan != *wanted || !is_up {
-            is_changed = true;
+    let mut settled = if let Some(Device { index, vxlan, is_up }) = there {
+        let is_changed = vxlan != *wanted || !is_up;
+        let mut failure = None;
+        if is_changed {
             let mac = (vxlan.mac != wanted.mac).then_some(wanted.mac);
-            kernel.mend_device(index, mac, wanted.mtu).await?;
+            failure = kernel.mend_device(index, mac, wanted.mtu).await.err();
         }
-        index
+        Settled { index, is_changed, failure }
     } else {
-        is_changed = true;
         kernel.add_device(wanted).await.map_err(|error| {
             if error.is_exists() { Error::Occupied(Box::new(wanted.clone())) } else { error.into() }
         })?;
-        kernel.link(&wanted.name).await?.index
+        let index = kernel.link(&wanted.name).await?.index;
+        Settled { index, is_changed: true, failure: None }
     };
-    is_changed |= address(kernel, index, pod_cidrs).await?;
-    Ok((index, is_changed))
+    if pod_cidrs.iter().any(IpNetwork::is_ipv6) {
+        // Where new links have no IPv6 unless somebody says so (`net.ipv6.conf.default.disable_ipv6`), ours has it. If that cannot be,
+        // the address is refused, and that is told.
+        sysctl::set_if_different(&format!("net/ipv6/conf/{}/disable_ipv6", wanted.name), "0").ok();
+    }
+    match address(kernel, settled.index, pod_cidrs).await {
+        Ok(is_changed) => settled.is_changed |= is_changed,
+        Err(error) => settled.failure = settled.failure.or(Some(error)),
+    }
+    Ok(settled)
 }
 
-/// Gives a device its addresses, and says whether it had others. Link-local ones are the kernel's.
+/// Gives a device its addresses, and says whether it had others. Link-local ones are the kernel's. One that is refused keeps no other
+/// from being there; of all that fails, the first is told.
 async fn address(kernel: &Kernel, device: u32, pod_cidrs: &[IpNetwork]) -> Result<bool, rtnl::Error> {
     let wanted: BTreeSet<Address> = tunnel::addresses(pod_cidrs, device).into_iter().collect();
     let there = kernel.addresses().await?.into_iter();
     let there: BTreeSet<Address> =
         there.filter(|address| address.link == device && !is_link_local(address)).collect();
+    let mut failed = None;
     for address in wanted.difference(&there) {
-        kernel.add_address(address).await?;
+        failed = failed.or(kernel.add_address(address).await.err());
     }
     for address in there.difference(&wanted) {
-        kernel.delete_address(address).await?;
+        failed = failed.or(kernel.delete_address(address).await.err());
     }
-    Ok(wanted != there)
+    failed.map_or(Ok(wanted != there), Err)
 }
 
 /// Removes every route that a daemon has made here, and the devices for tunnels; of all that fails, the first is told.

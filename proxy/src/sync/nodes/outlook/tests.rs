@@ -63,7 +63,7 @@ fn outlook() -> (Outlook, Routing) {
         ],
     );
     let other = node("w1", "10.244.1.0/24", "192.168.14.51");
-    let site = Site::new(RouteMode::Direct, None, outlook.addresses());
+    let site = Site::new(RouteMode::Direct, None, outlook.addresses(), &BTreeMap::new());
     let mut routing = Routing::new(site, [&other]);
     routing.bind(BTreeMap::new());
     (outlook, routing)
@@ -122,7 +122,7 @@ fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
 fn what_a_tunnel_was_told_is_news_when_it_is_otherwise_or_gone() {
     let own = node("m", "10.244.0.0/24", "192.168.14.50");
     let site =
-        Site::new(RouteMode::Vxlan, Some(&own), vec![address(2, "192.168.14.50/24")]);
+        Site::new(RouteMode::Vxlan, Some(&own), vec![address(2, "192.168.14.50/24")], &BTreeMap::new());
     let mut routing = Routing::new(site, [&node("w1", "10.244.1.0/24", "192.168.14.51")]);
     routing.bind([(Family::Ip, 3)].into());
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
