@@ -50,8 +50,8 @@ impl LoneNode {
         Self { node, outside, daemon: None, lines: mpsc::channel().1, _switch: switch }
     }
 
-    /// Starts the daemon, in the place of one that runs, and returns when it serves.
-    pub(crate) fn start_daemon(&mut self, flags: &[&str]) {
+    /// Starts the daemon, in the place of one that runs, and returns when it serves, with all it said until then.
+    pub(crate) fn start_daemon(&mut self, flags: &[&str]) -> String {
         self.kill_daemon();
         let mut command = Command::new(&binaries::built().unwrap().fairway_proxy);
         command.args(["--manifests", MANIFESTS, "--hostname-override", "w1"]).args(flags);
@@ -60,7 +60,7 @@ impl LoneNode {
         let stderr = BufReader::new(daemon.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         (self.daemon, self.lines) = (Some(daemon), lines);
-        self.says("committed");
+        self.says("committed")
     }
 
     pub(crate) fn kill_daemon(&mut self) {
