@@ -338,7 +338,7 @@ fairway_lab::sandbox_tests! {
 
         let flood = flood(&row, NODE_PORT, FEWEST_LARGE_SWITCHES, every_policy(with_node_port), |port| {
             let (pod_cidrs, service_cidrs) = surroundings.next().unwrap();
-            services.surround(&Surroundings { pod_cidrs, service_cidrs, node_ips: Vec::new() });
+            services.surround(&Surroundings { pod_cidrs, service_cidrs, ..Surroundings::default() });
             services.set(&name(), Family::Ip, Some(port));
             services.commit().unwrap();
         });

@@ -10,17 +10,34 @@
 mod lone_node;
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
+use dataplane::rtnl::{Address, Kernel, LOOPBACK};
 use fairway_lab::{
     client::{self, PATIENCE},
     wait,
 };
 use lone_node::{LoneNode, NODE, OUTSIDE};
 
+/// An address of the node's pods.
+const POD: &str = "10.244.9.2";
+
 impl LoneNode {
+    /// Gives the node itself that address.
+    fn have_address(&self, ip: &str) {
+        let network = ip.parse().unwrap();
+        let add = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let kernel = Kernel::open().unwrap();
+                kernel.add_address(&Address::bare(LOOPBACK, network)).await.unwrap();
+            });
+        };
+        self.node.run(add).unwrap();
+    }
+
     /// What the daemon says at a path of its metrics address, to a program on its node.
     fn hear(&self, path: &str) -> String {
         let to = SocketAddr::from(([127, 0, 0, 1], 10249));
@@ -89,7 +106,9 @@ fairway_lab::sandbox_tests! {
         let node_port = "kind: Service\nmetadata: {name: web, namespace: shop}\n\
             spec: {type: NodePort, clusterIP: 10.96.0.1, ports: [{name: http, port: 80, nodePort: 30080}]}\n";
         let backend = format!("{}ports: [{{name: http, port: 8080}}]\n", slice(OUTSIDE[0], "").replace("ports: [{port: 80}]\n", ""));
-        let lab = LoneNode::start(&[], &[("service.yaml", node_port), ("slice.yaml", &backend)]);
+        let own = "kind: Node\nmetadata: {name: w1}\nspec: {podCIDRs: [10.244.9.0/24]}\n";
+        let files = [("service.yaml", node_port), ("slice.yaml", &backend), ("node.yaml", own)];
+        let lab = LoneNode::start(&[], &files);
         let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
         let server = lab.outside.run(|| TcpListener::bind(at(OUTSIDE[0], 8080)).unwrap()).unwrap();
         let page = lab.hear("/metrics/services");
@@ -99,6 +118,12 @@ fairway_lab::sandbox_tests! {
             let _client = lab.outside.run(|| TcpStream::connect_timeout(&at(NODE[0], 30_080), PATIENCE).unwrap()).unwrap();
             server.accept().unwrap();
         }
+        lab.have_address(POD);
+        let server = lab.outside.run(|| UdpSocket::bind(at(OUTSIDE[0], 53)).unwrap()).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let pod = lab.node.run(|| UdpSocket::bind(at(POD, 0)).unwrap()).unwrap();
+        pod.send_to(b"hello", at(OUTSIDE[0], 53)).unwrap();
+        assert_eq!(server.recv_from(&mut [0; 8]).unwrap().1.ip(), at(NODE[0], 0).ip());
 
         let page = lab.hear("/metrics/services");
         let service = r#"namespace="shop",service="web",port="http",by="node-port",address=":30080",protocol="tcp""#;
@@ -107,6 +132,7 @@ fairway_lab::sandbox_tests! {
             format!("fairway_backend_connections_total{{backend=\"{}:8080\"}} 3", OUTSIDE[0]),
             r#"fairway_masqueraded_connections_total{ip_family="IPv4",why="marked"} 3"#.to_owned(),
             r#"fairway_masqueraded_connections_total{ip_family="IPv4",why="hairpin"} 0"#.to_owned(),
+            r#"fairway_masqueraded_connections_total{ip_family="IPv4",why="outside"} 1"#.to_owned(),
             "fairway_astray_packets_total 0".to_owned(),
         ] {
             assert!(page.lines().any(|line| line == sample), "{sample}: {page}");

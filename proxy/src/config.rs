@@ -67,6 +67,13 @@ pub struct Config {
     #[arg(long, value_name = "CIDR", default_value = "", hide_default_value = true, value_parser = cidrs)]
     pub cluster_cidr: Cidrs,
 
+    /// Networks beside pods and nodes where pods show their own addresses; elsewhere they have this node's
+    #[arg(
+        help = "Networks beside pods and nodes where pods show their own addresses; elsewhere they have this node's. 0.0.0.0/0,::/0 for everywhere"
+    )]
+    #[arg(long, value_name = "CIDR", default_value = "", hide_default_value = true, value_parser = cidrs)]
+    pub non_masquerade_cidrs: Cidrs,
+
     /// How connections of this node's pods are told from others
     #[arg(
         help = "How connections of this node's pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, iter,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -125,11 +125,12 @@ fn read(families: &[Family], maps: &[(counting::Use, &'static str, SetType)]) ->
     let mut counters = Counters::new(nft::Socket::open()?);
     let mut read = Read::default();
     for &family in families {
-        for (number, why) in counting::MASQUERADE.into_iter().enumerate() {
-            let rules = counters.of_rules(family, &counting::MASQUERADING.into())?;
-            let packets = rules.get(number).copied().flatten().unwrap_or(0);
-            let ip_family = if family == Family::Ip { "IPv4" } else { "IPv6" };
-            read.masqueraded.push((OfRule { ip_family, why }, packets));
+        let ip_family = if family == Family::Ip { "IPv4" } else { "IPv6" };
+        for (chain, reasons) in counting::MASQUERADE {
+            let rules = counters.of_rules(family, &chain.into())?;
+            let counts = rules.into_iter().flatten().chain(iter::repeat(0));
+            let counts = reasons.iter().zip(counts);
+            read.masqueraded.extend(counts.map(|(why, packets)| (OfRule { ip_family, why }, packets)));
         }
         let astray = counters.of_rules(family, &counting::PICKING.into())?;
         read.astray += astray.into_iter().flatten().sum::<u64>();

@@ -453,9 +453,13 @@ fn settings(config: &Config) -> Settings {
             LocalPods::Link(LinkName::Prefix(link(config.pod_interface_name_prefix.as_ref())))
         }
     };
+    // Whoever else leads to pods knows what is outside.
+    let leads_to_pods = config.routes != RouteMode::None;
+    let excepted = || config.cluster_cidr.0.iter().chain(&config.non_masquerade_cidrs.0).copied().collect();
     Settings {
         local_pods,
         masquerade_all: config.masquerade_all,
+        unmasqueraded_by_pods: leads_to_pods.then(excepted),
         node_port_addresses: config.nodeport_addresses.clone(),
         localhost_node_ports: config.localhost_node_ports,
         guard_localhost: false,

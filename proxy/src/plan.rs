@@ -6,7 +6,7 @@
 //!  output ─────┘           ├▶ external-ip ─┐        ├▶ dispatch ── one backend: a slot ─▶ pick ─▶ DNAT
 //!                          └▶ node-port ───┴▶ external ├─▶ affinity-… known client, or in turn ─▲
 //!                                                      └─▶ nobody: rejected, or dropped
-//!  postrouting: masquerade        forward, filter-output: what is for a cluster IP and was not served
+//!  postrouting: masquerade, perhaps by leaving-pods        forward, filter-output: what is for a cluster IP and was not served
 //! ```
 //!
 //! An address of a service leads to a number, which travels in the packet's priority: a *slot* (an endpoint), a *class*
@@ -20,6 +20,7 @@
 //! that can fail.
 
 mod affinity;
+mod cluster;
 pub mod counting;
 mod external;
 mod family;
@@ -59,6 +60,7 @@ pub use self::{
 };
 use self::{family::FamilyPlanner, flows::Suspects, journal::Journal};
 use crate::{
+    objects::Node,
     service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
 };
@@ -128,6 +130,11 @@ impl Planner {
         shadowed
     }
 
+    /// Plans for a node of the cluster as it is now; `None`: it is gone. Costs what that node costs.
+    pub fn set_node(&mut self, name: &str, node: Option<&Node>) {
+        self.families.values_mut().for_each(|planner| planner.set_node(name, node));
+    }
+
     /// Takes out the addresses whose flows may be wrong once all is committed that is planned by now.
     pub fn take_suspects(&mut self) -> Suspects {
         let mut suspects = std::mem::take(&mut self.suspects);
@@ -149,12 +156,12 @@ impl Planner {
     /// Plans the removal of what nothing led to already at the last call. Between two calls, commit what [`Planner::take`] gives, and
     /// let the packets that are on their way arrive.
     pub fn retire(&mut self) {
-        self.families.values_mut().for_each(|planner| planner.targets.retire(&mut planner.journal));
+        self.families.values_mut().for_each(FamilyPlanner::retire);
     }
 
     /// Says whether something waits to be removed.
     pub fn is_settled(&self) -> bool {
-        self.families.values().all(|planner| planner.targets.is_settled())
+        self.families.values().all(FamilyPlanner::is_settled)
     }
 
     /// Takes out, for each family, the endpoint ids that no endpoint has any more, so that the clients that [`CLIENTS`] holds them for

@@ -39,6 +39,8 @@ pub struct State {
     owners: HashMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
+    /// How many pod CIDRs of nodes are of each length.
+    pod_prefixes: BTreeMap<(Family, u8), usize>,
     /// How many services are to be served.
     served: usize,
     /// How many endpoints the slices have.
@@ -115,6 +117,7 @@ impl State {
             owners: HashMap::new(),
             nodes: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
+            pod_prefixes: BTreeMap::new(),
             served: 0,
             endpoints: 0,
         }
@@ -140,7 +143,7 @@ impl State {
             }
             Event::EndpointSlice(Change::Set(slice)) => self.set_slice(slice, &mut touched),
             Event::EndpointSlice(Change::Gone(name)) => self.remove_slice(&name, &mut touched),
-            Event::Node(change) => self.change_node(change, &mut touched),
+            Event::Node(change) => self.change_node(&change, &mut touched),
             Event::ServiceCidr(change) => {
                 let was = self.surroundings();
                 match change {
@@ -154,17 +157,28 @@ impl State {
         touched
     }
 
-    fn change_node(&mut self, change: Change<Node>, touched: &mut Touched) {
+    fn change_node(&mut self, change: &Change<Node>, touched: &mut Touched) {
         let (was, surroundings) = (self.own().cloned(), self.surroundings());
-        let name = match &change {
+        let name = match change {
             Change::Set(node) => node.name.name.clone(),
             Change::Gone(name) => name.name.clone(),
         };
-        touched.nodes = match change {
-            Change::Set(node) => self.nodes.insert(name.clone(), Arc::clone(&node)).as_ref() != Some(&node),
-            Change::Gone(_) => self.nodes.remove(&name).is_some(),
+        let old = match change {
+            Change::Set(node) => self.nodes.insert(name.clone(), Arc::clone(node)),
+            Change::Gone(_) => self.nodes.remove(&name),
         };
+        let new = self.nodes.get(&name);
+        touched.nodes = old.as_ref() != new;
         if touched.nodes {
+            for prefix in new.into_iter().flat_map(|node| prefixes(node)) {
+                *self.pod_prefixes.entry(prefix).or_default() += 1;
+            }
+            for prefix in old.iter().flat_map(|node| prefixes(node)) {
+                if let Some(count) = self.pod_prefixes.get_mut(&prefix) {
+                    *count -= 1;
+                }
+            }
+            self.pod_prefixes.retain(|_, count| *count > 0);
             touched.node_names.insert(name);
         }
         touched.surroundings = touched.nodes && surroundings != self.surroundings();
@@ -273,6 +287,7 @@ impl State {
             pod_cidrs: own.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             node_ips: own.map(Node::ips).unwrap_or_default(),
             service_cidrs: cidrs.into_iter().collect(),
+            pod_prefixes: self.pod_prefixes.keys().copied().collect(),
         }
     }
 
@@ -357,6 +372,11 @@ fn source_ranges(ranges: &[IpNetwork], served: &[IpAddr], own: &[IpAddr]) -> Vec
     }
     kept.sort_unstable();
     if kept.iter().any(|range| range.prefix() == 0) { Vec::new() } else { kept }
+}
+
+/// How long a node's pod CIDRs are.
+fn prefixes(node: &Node) -> impl Iterator<Item = (Family, u8)> {
+    node.pod_cidrs.iter().map(|cidr| (Family::of(cidr.ip()), cidr.prefix()))
 }
 
 fn is_served(service: &Service) -> bool {

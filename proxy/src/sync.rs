@@ -5,8 +5,8 @@
 //! has been listed once. Each commit goes in this order, and stops where a step fails:
 //!
 //! ```text
-//! add routes → one nftables transaction → tell followers → remove routes        reachable before chosen, unchosen before gone
-//!                            └─▶ flows, in their own time      what was begun by the old rules
+//! who is inside → add routes → one nftables transaction → tell followers → remove routes        reachable before chosen, unchosen before gone
+//!                                            └─▶ flows, in their own time      what was begun by the old rules
 //! ```
 
 use std::{collections::BTreeSet, error::Error, future, mem, sync::Arc};
@@ -25,7 +25,7 @@ use self::{
 use crate::{
     kept::keeper::Turns,
     metrics::SyncMetrics,
-    objects::Note,
+    objects::{Node, Note},
     service_port::{Family, ServicePort, ServicePortName},
     state::{State, Touched},
     surroundings::Surroundings,
@@ -57,6 +57,12 @@ pub trait Services {
 
     /// Gets ready to be told everything for the first time; later it does nothing.
     fn begin(&mut self) -> Result<(), Self::Error>;
+
+    /// Says what a node is like from now on, or that it is gone. Comes between [`Services::begin`] and [`Services::admit_nodes`].
+    fn set_node(&mut self, name: &str, node: Option<&Node>);
+
+    /// Has the kernel know the nodes that were set, before anything leads to their pods. Where that fails, the next commit does it.
+    fn admit_nodes(&mut self);
 
     /// Says how a service port is to be served from the next commit on; `None`: not at all.
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>);
@@ -230,15 +236,21 @@ impl<S: Services, N: Nodes> Sync<S, N> {
         if self.touched.nodes {
             self.nodes_again_at = None;
         }
-        // Where it fails, what can be reached is served.
-        let is_prepared =
-            !self.touched.nodes || self.nodes.prepare(&self.state, &self.touched.node_names).await;
-
         let is_surrounded = mem::take(&mut self.touched.surroundings);
         if is_surrounded {
             self.services.surround(&self.state.surroundings());
         }
-        if let Err(error) = self.services.begin() {
+        let is_ready = self.services.begin();
+        if is_ready.is_ok() && !self.touched.node_names.is_empty() {
+            for name in &self.touched.node_names {
+                self.services.set_node(name, self.state.node(name));
+            }
+            self.services.admit_nodes();
+        }
+        // Where it fails, what can be reached is served.
+        let is_prepared =
+            !self.touched.nodes || self.nodes.prepare(&self.state, &self.touched.node_names).await;
+        if let Err(error) = is_ready {
             self.complain(&error);
             return Outcome::Failed;
         }

@@ -150,7 +150,8 @@ fairway_lab::sandbox_tests! {
         assert_eq!((seen.len(), pages > 1), (3_000, true));
         let of_rules = |chain: &'static str| counters.of_rules(Family::Ip, &chain.into()).unwrap();
         assert_eq!(of_rules(counting::PICKING), [None, Some(0)]);
-        assert_eq!(of_rules(counting::MASQUERADING), counting::MASQUERADE.map(|_| Some(0)));
+        let (chain, reasons) = counting::MASQUERADE[0];
+        assert_eq!(of_rules(chain), reasons.iter().map(|_| Some(0)).collect::<Vec<_>>());
         assert_eq!(of_rules("nowhere"), [None; 0]);
     }
 

@@ -348,6 +348,13 @@ fn filters(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>), networ
                 Statement::Reject,
             ]),
             rule([
+                Statement::Match(Match::DestinationNetworkIn {
+                    prefix: network.prefix() + 5,
+                    set: "hosts".into(),
+                }),
+                drop(),
+            ]),
+            rule([
                 Statement::Match(Match::FromThisHost),
                 Statement::Verdict(Verdict::Jump("ranges-1".into())),
             ]),

@@ -221,7 +221,67 @@ fn refusing(family: Family, client: &str, service: &str) -> Table {
     table
 }
 
+/// The table in which nothing leaves for these networks.
+fn closed(networks: &[IpNetwork]) -> Table {
+    let family = if networks[0].is_ipv4() { Family::Ip } else { Family::Ip6 };
+    let (mut table, mut set) = (Table::new(family), set_of(KeyType::Address, DataType::None, []));
+    let mut rules = Vec::new();
+    for network in networks {
+        set.elements.insert(Key::network(*network).unwrap(), Data::None.into());
+        let condition = Match::DestinationNetworkIn { prefix: network.prefix(), set: "closed".into() };
+        rules.push(vec![Statement::Match(condition), Statement::Verdict(Verdict::Drop)]);
+    }
+    table.maps.insert("closed".into(), set);
+    table.chains.insert("output".into(), chain(Some(Hook::FilterOutput), rules));
+    table
+}
+
 fairway_lab::sandbox_tests! {
+    fn networks_of_any_length_are_found_in_one_set() {
+        // The third begins like the second, and the last is what stands for a network of another length.
+        let networks = [
+            ["127.1.0.0/24", "127.2.0.0/15", "127.2.0.0/23", "127.3.5.4/31", "127.64.0.0/10", "127.9.9.128/25"],
+            ["fd00:96:1::/64", "fd00:96:2::/47", "fd00:96:2::/56", "fd00:96:3::4/127", "fd00:96:40::/42", "fd00:96:9:0:8000::/65"],
+        ];
+        let others = [
+            ["127.0.255.255", "127.1.1.0", "127.4.0.0", "127.3.5.6", "127.9.9.127", "127.128.0.1"],
+            ["fd00:96:0:ffff::", "fd00:96:1:1::", "fd00:96:4::", "fd00:96:ff::4", "fd00:96:9:0:7fff::", "fd00:96:80::1"],
+        ];
+
+        for (networks, others) in networks.into_iter().zip(others) {
+            let networks = networks.map(|network| network.parse::<IpNetwork>().unwrap());
+            let mut addresses: BTreeSet<IpAddr> = others.map(ip).into();
+            let ends = |network: &IpNetwork| {
+                let Some(Key::Address(key)) = Key::network(*network) else { panic!("{network} has no key") };
+                [network.network(), network.broadcast(), key]
+            };
+            addresses.extend(networks.iter().flat_map(ends));
+            let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+            let table = closed(&networks);
+
+            on_loopback(if networks[0].is_ipv4() { &[] } else { &addresses }, |socket| {
+                socket.commit(&diff(None, &table)).unwrap();
+                for address in &addresses {
+                    let to = SocketAddr::new(*address, 9);
+                    let is_closed = networks.iter().any(|network| network.contains(*address));
+                    let packet = Packet {
+                        link: None,
+                        payload: Payload::Transport(Protocol::Udp),
+                        source: *address,
+                        destination: to,
+                        host: BTreeSet::new(),
+                    };
+                    let [route] = trace(&table, &packet)[..] else { panic!("there is no choice") };
+                    let socket = UdpSocket::bind((*address, 0)).unwrap();
+                    let is_sent = socket.send_to(b"hello", to).map_err(|error| error.kind());
+                    assert_eq!(route.fate == Fate::Dropped, is_closed, "{address}: {route}");
+                    let expected = if is_closed { Err(ErrorKind::PermissionDenied) } else { Ok(5) };
+                    assert_eq!(is_sent, expected, "{address}");
+                }
+            });
+        }
+    }
+
     fn a_redirected_ping_is_answered_from_the_address_that_was_pinged() {
         let pair = Pair::make();
 

@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use dataplane::{
     ethtool::{Features, TX_CHECKSUM},
-    forwarding, owner,
+    forwarding,
+    nft::{Key, Socket},
+    owner,
     packet::Family,
     rtnl::{
         Address, AddressFlags, Forwarding, Kernel, Mac, Neighbour, Reports, Route, Routes, Tunnels, VethEnd,
@@ -18,10 +20,13 @@ use proxy::{
     config::{ChecksumOffload, Overlay, RouteMode},
     conflist::Files,
     objects::{Kind, Object, ObjectName},
+    plan::Settings,
     state::State,
     sync::{
-        Nodes,
+        Nodes, Services,
         nodes::{NodeRoutes, Wish, remove_routes},
+        pace::SETTLED,
+        services::Nftables,
     },
     watch::Event,
 };
@@ -202,6 +207,35 @@ fn nft(words: &str) -> bool {
 }
 
 fairway_lab::sandbox_tests! {
+    fn nodes_are_inside_before_anything_leads_to_their_pods() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
+            let settings = Settings { unmasqueraded_by_pods: Some(Vec::new()), ..Settings::default() };
+            let mut services = Nftables::new(Socket::open().unwrap(), &[Family::Ip], &settings);
+            services.surround(&m.state.surroundings());
+            services.begin().unwrap();
+            services.commit().unwrap();
+            let inside = || {
+                let table = Socket::open().unwrap().held(Family::Ip).unwrap().unwrap();
+                ["pods", "nodes"].map(|set| table.maps.get(set).unwrap().elements.keys().map(Key::to_string).collect::<Vec<_>>())
+            };
+
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            services.set_node("w1", m.state.node("w1"));
+            services.admit_nodes();
+            assert_eq!(inside(), [["10.244.1.128"], ["192.168.14.51"]], "the routes come later, and so do services");
+
+            services.set_node("w1", None);
+            services.admit_nodes();
+            services.commit().unwrap();
+            assert_eq!(inside(), [["10.244.1.128"], ["192.168.14.51"]], "the routes go later");
+            while services.commit().unwrap().is_unfinished {
+                tokio::time::sleep(SETTLED).await; // as the daemon waits between commits
+            }
+            assert_eq!(inside(), [[""; 0], [""; 0]]);
+        });
+    }
+
     fn nodes_come_and_go_with_their_routes() {
         NodeM::run(async |mut m: NodeM| {
             m.set("w1", &["10.244.1.0/24", "fd00:1::/64"], &["192.168.14.51", "fd00:14::51"]);

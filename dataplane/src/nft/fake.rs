@@ -179,9 +179,12 @@ fn maps_of(statement: &Statement) -> impl Iterator<Item = &MapName> {
         }
         Statement::DnatByPriority(map)
         | Statement::Remember(Affinity { map, .. })
-        | Statement::Match(Match::AddressesIn(map) | Match::DestinationIn(map) | Match::ServiceIn(map)) => {
-            (Some(map), None)
-        }
+        | Statement::Match(
+            Match::AddressesIn(map)
+            | Match::DestinationIn(map)
+            | Match::DestinationNetworkIn { set: map, .. }
+            | Match::ServiceIn(map),
+        ) => (Some(map), None),
         Statement::DnatAsRemembered { slots, affinity } => (Some(slots), Some(&affinity.map)),
         _ => (None, None),
     };

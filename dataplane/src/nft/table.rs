@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use ipnetwork::IpNetwork;
@@ -186,6 +186,14 @@ pub enum Match {
     BetweenBridges,
     /// `ip daddr @set`.
     DestinationIn(MapName),
+    /// `ip daddr & 255.255.255.128 | 0.0.0.128 == @set`: the set has the network of that length which the destination is in. See
+    /// [`Key::network`].
+    DestinationNetworkIn {
+        /// The length of the networks, in bits; less than that of an address.
+        prefix: u8,
+        /// Networks, perhaps of several lengths.
+        set: MapName,
+    },
     /// `ip daddr . meta l4proto . th dport @set`.
     ServiceIn(MapName),
     /// `ip saddr . ip daddr @set`.
@@ -399,6 +407,21 @@ pub enum Key {
 }
 
 impl Key {
+    /// The key of a network among others of any length: its first address, with the bit set that comes after the prefix. Where the last
+    /// set bit is tells the length, so that no two networks share a key. None for a single address.
+    pub fn network(network: IpNetwork) -> Option<Self> {
+        let (mask, end) = network_bits(network.is_ipv4(), network.prefix())?;
+        let bits = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => u128::from(ip.to_bits()),
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
+        let key = bits(network.ip()) & bits(mask) | bits(end);
+        Some(Self::Address(match network {
+            IpNetwork::V4(_) => Ipv4Addr::from_bits(u32::try_from(key).ok()?).into(),
+            IpNetwork::V6(_) => Ipv6Addr::from_bits(key).into(),
+        }))
+    }
+
     /// The shape that this key has.
     pub fn key_type(&self) -> KeyType {
         match self {
@@ -410,6 +433,19 @@ impl Key {
             Self::Client(..) => KeyType::Client,
         }
     }
+}
+
+/// The bits of an address that make the network of that length, and the one that follows them. None where none does.
+pub(super) fn network_bits(is_ipv4: bool, prefix: u8) -> Option<(IpAddr, IpAddr)> {
+    Some(if is_ipv4 {
+        let end = 1_u32.rotate_right(1).checked_shr(prefix.into())?;
+        let mask = !(end | end.wrapping_sub(1));
+        (Ipv4Addr::from_bits(mask).into(), Ipv4Addr::from_bits(end).into())
+    } else {
+        let end = 1_u128.rotate_right(1).checked_shr(prefix.into())?;
+        let mask = !(end | end.wrapping_sub(1));
+        (Ipv6Addr::from_bits(mask).into(), Ipv6Addr::from_bits(end).into())
+    })
 }
 
 /// The data of an element.

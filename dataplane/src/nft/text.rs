@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::{
     table::{
         Affinity, Chain, Data, DataType, Element, Hook, Key, KeyType, LinkName, Map, Match, Rule, SetType,
-        Source, State, Statement, Table, Verdict,
+        Source, State, Statement, Table, Verdict, network_bits,
     },
     transaction::{Change, Transaction},
 };
@@ -324,6 +324,15 @@ impl Display for In<'_, Match> {
             Match::BetweenBridges => write!(f, "meta iifkind \"bridge\" meta oifkind \"bridge\""),
             Match::ServiceIn(set) => write!(f, "{family} daddr . meta l4proto . th dport @{set}"),
             Match::DestinationIn(set) => write!(f, "{family} daddr @{set}"),
+            // As nft writes what the kernel holds: `& network | end` in the one form that it has for both.
+            Match::DestinationNetworkIn { prefix, set } => match network_bits(*family == Family::Ip, *prefix)
+            {
+                Some((_, end)) => {
+                    let mask = IpNetwork::new(end, prefix + 1).map_or(end, |both| both.mask());
+                    write!(f, "{family} daddr & {mask} | {end} == @{set}")
+                }
+                None => write!(f, "{family} daddr @{set}"),
+            },
             Match::DestinationRewritten => write!(f, "ct status dnat"),
             Match::AddressesIn(set) => write!(f, "{family} saddr . {family} daddr @{set}"),
         }

@@ -10,6 +10,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use ipnetwork::IpNetwork;
+
 use super::{
     jhash,
     table::{Affinity, ChainName, Data, Hook, Key, MapName, Match, Source, State, Statement, Table, Verdict},
@@ -285,6 +287,11 @@ impl<'a> Walk<'a> {
                 self.element(set, Key::Service(self.destination.ip(), protocol, port)).is_some()
             }),
             Match::DestinationIn(set) => self.element(set, Key::Address(self.destination.ip())).is_some(),
+            Match::DestinationNetworkIn { prefix, set } => {
+                let destination = self.destination.ip();
+                let network = IpNetwork::new(destination, *prefix).ok().and_then(Key::network);
+                self.element(set, network.unwrap_or(Key::Address(destination))).is_some()
+            }
             Match::DestinationRewritten => self.is_rewritten,
             Match::AddressesIn(set) => {
                 self.element(set, Key::Addresses(self.packet.source, self.destination.ip())).is_some()

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use dataplane::nft;
 use proxy::{
+    objects::Node,
     service_port::{Family, ServicePort, ServicePortName},
     state::State,
     surroundings::Surroundings,
@@ -111,6 +112,14 @@ impl Services for Timed {
 
     fn begin(&mut self) -> Result<(), nft::Error> {
         self.nftables.begin()
+    }
+
+    fn set_node(&mut self, name: &str, node: Option<&Node>) {
+        self.nftables.set_node(name, node);
+    }
+
+    fn admit_nodes(&mut self) {
+        self.nftables.admit_nodes();
     }
 
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {

@@ -1,4 +1,5 @@
-//! `bench routes`: from decoded nodes to ways to all their pods in the kernel, by the daemon's own part for that.
+//! `bench routes`: from decoded nodes to ways to all their pods in the kernel, and to what tells them from the outside, by the daemon's
+//! own parts for that.
 //!
 //! Half of the nodes are on the network of this one and are reached directly, the other half through a tunnel. All in a namespace that
 //! leads nowhere: nothing is sent.
@@ -7,6 +8,7 @@ use std::{collections::BTreeSet, fmt, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use dataplane::{
+    nft::Socket,
     owner::ROUTE_PROTOCOL,
     rtnl::{Address, AddressFlags, Kernel, Mac, Reports, Route, Routes as _, VethEnd},
 };
@@ -15,10 +17,13 @@ use proxy::{
     config::{ChecksumOffload, Overlay, RouteMode},
     conflist::Files,
     objects::{Kind, Object, ObjectName},
+    plan::Settings,
+    service_port::Family,
     state::State,
     sync::{
-        Nodes as _,
+        Nodes as _, Services as _,
         nodes::{NodeRoutes, Wish},
+        services::Nftables,
     },
     watch::Event,
 };
@@ -79,6 +84,7 @@ struct Course {
     uplink: u32,
     state: State,
     routes: NodeRoutes,
+    services: Nftables,
 }
 
 impl Course {
@@ -99,7 +105,8 @@ impl Course {
         let mut state = State::new("m");
         state.apply(node("m", OWN, Ipv4Addr::new(10, 255, 255, 0))?);
         let routes = daemon(&kernel)?;
-        Ok(Self { kernel, uplink, state, routes })
+        let services = masquerade()?;
+        Ok(Self { kernel, uplink, state, routes, services })
     }
 
     fn measure(&mut self, runtime: &runtime::Runtime, nodes: u32) -> Result<RouteFigures> {
@@ -110,7 +117,7 @@ impl Course {
         let (done, start) = timed(|| runtime.block_on(self.sync(&BTreeSet::new())));
         done?;
         let objects = self.routes.objects().len();
-        self.routes = daemon(&self.kernel)?;
+        (self.routes, self.services) = (daemon(&self.kernel)?, masquerade()?);
         let (done, restart) = timed(|| runtime.block_on(self.sync(&BTreeSet::new())));
         done?;
         let rss_kb = memory_kb(std::process::id(), "VmHWM")?;
@@ -145,8 +152,21 @@ impl Course {
         })
     }
 
+    /// As the daemon's loop does it, for nodes alone. No names: all of them are new.
     async fn sync(&mut self, names: &BTreeSet<Arc<str>>) -> Result<()> {
+        self.services.surround(&self.state.surroundings());
+        self.services.begin()?;
+        if names.is_empty() {
+            for node in self.state.nodes() {
+                self.services.set_node(&node.name.name, Some(node));
+            }
+        }
+        for name in names {
+            self.services.set_node(name, self.state.node(name));
+        }
+        self.services.admit_nodes();
         let is_prepared = self.routes.prepare(&self.state, names).await;
+        self.services.commit()?;
         ensure!(self.routes.finish().await && is_prepared, "not everything could be made");
         Ok(())
     }
@@ -202,6 +222,12 @@ fn daemon(kernel: &Kernel) -> Result<NodeRoutes> {
     };
     let files = Files::new("/run/fairway", "/etc/cni/net.d", false);
     Ok(NodeRoutes::new(kernel.clone(), Some(Reports::open()?), wish, files))
+}
+
+/// What tells the cluster's nodes and pods from the outside.
+fn masquerade() -> Result<Nftables> {
+    let settings = Settings { unmasqueraded_by_pods: Some(Vec::new()), ..Settings::default() };
+    Ok(Nftables::new(Socket::open()?, &[Family::Ip], &settings))
 }
 
 fn name_of(number: u32) -> String {

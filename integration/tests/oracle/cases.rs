@@ -144,6 +144,7 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
                 pod_cidrs: list(has_pod_cidr, OWN_POD_CIDR),
                 node_ips: vec![network(NODE_IP).ip()],
                 service_cidrs: list(has_service_cidr, SERVICE_CIDR),
+                ..Surroundings::default()
             };
             (settings, surroundings)
         },

@@ -158,7 +158,7 @@ fairway_lab::sandbox_tests! {
         let mut bed = Bed::start(&[]);
         bed.name("nobody", &["10.96.77.77", "fd00:10:96::77"]);
         bed.answer_outside("nobody");
-        bed.check("client", "nobody:80", ["outside sees client"]);
+        bed.check("client", "nobody:80", ["outside sees w1"]);
 
         let service_cidr = "{kind: ServiceCIDR, apiVersion: networking.k8s.io/v1, metadata: {name: kubernetes}, \
                             spec: {cidrs: [10.96.0.0/16, \"fd00:10:96::/64\"]}}";

@@ -8,7 +8,7 @@ use crate::bed::{Bed, on};
 const WEB: &str = "spec: {ports: [{port: 80}]}";
 
 /// Whoever asks what is no service of ours is sent where routes lead: out, where a test lets the address be answered.
-const NOT_OURS: [&str; 1] = ["outside sees client"];
+const NOT_OURS: [&str; 1] = ["outside sees w1"];
 
 fairway_lab::sandbox_tests! {
     fn ports_are_told_apart_by_number_and_protocol() {

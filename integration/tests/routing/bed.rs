@@ -11,11 +11,11 @@ use std::{
 
 use dataplane::{
     netns::Netns,
-    rtnl::{Kernel, Link, Tunnels as _},
+    rtnl::{Kernel, Link, Route, Routes as _, Tunnels as _},
 };
 use fairway_lab::{
     binaries, client,
-    cluster::Cluster,
+    cluster::{Cluster, OUTSIDE},
     manifest::{ObjectName, parse},
     network::UPLINK,
     wait,
@@ -58,7 +58,7 @@ pub(crate) const IPV6_ALONE: &str = r#"
 "#;
 
 /// How long something that may be lost is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How much flows each way in a stream.
 const STREAM: usize = 1 << 20;
@@ -102,6 +102,19 @@ impl Bed {
         let netns = Netns::open(self.cluster.place(place).unwrap().netns_path()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { work(Kernel::open_in(&netns).unwrap()).await })
+    }
+
+    /// Has the machine outside lead to the pods of `m`, as a network does that knows pods.
+    pub(crate) fn lead_to_pods_from_outside(&mut self) {
+        self.on(OUTSIDE, async |kernel| {
+            let uplink = kernel.link(UPLINK).await.unwrap().index;
+            for (pods, node) in
+                [("10.244.0.0/24", "192.168.14.50"), ("fd00:10:244::/64", "fd00:192:168:14::50")]
+            {
+                let route = Route::through(pods.parse().unwrap(), node.parse().unwrap(), uplink);
+                kernel.add_route(&route).await.unwrap();
+            }
+        });
     }
 
     pub(crate) fn link(&self, place: &str, name: &str) -> Option<Link> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod bed;
+mod outside;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -208,5 +209,5 @@ fairway_lab::sandbox_tests! {
 }
 
 fn main() -> std::process::ExitCode {
-    fairway_lab::harness::run(&[TESTS])
+    fairway_lab::harness::run(&[TESTS, outside::TESTS])
 }

@@ -2,7 +2,7 @@
 
 use dataplane::nft::SetType;
 
-use super::{external, layout, settings::Settings};
+use super::{external, layout, masquerade, settings::Settings};
 
 /// What elements of a map stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,10 +13,10 @@ pub enum Use {
     Backends,
 }
 
-/// The chain whose rules masquerade.
-pub const MASQUERADING: &str = super::masquerade::POSTROUTING;
-/// Why they do, rule by rule: the connection would not come back, or it comes back to who began it.
-pub const MASQUERADE: [&str; 2] = ["marked", "hairpin"];
+/// The chains whose rules masquerade, and why they do, counting rule by counting rule: the connection would not come back, it comes
+/// back to who began it, or it leaves for where nobody knows pods.
+pub const MASQUERADE: [(&str, &[&str]); 2] =
+    [(masquerade::POSTROUTING, &["marked", "hairpin"]), (masquerade::LEAVING_PODS, &["outside"])];
 /// The chain that leads to backends. What it counts was led to none.
 pub const PICKING: &str = layout::PICK;
 

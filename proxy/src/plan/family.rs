@@ -5,6 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use dataplane::nft::{Chain, ChainName, Element, Held, Key, Table, Transaction, diff};
 
 use super::{
+    cluster::Cluster,
     external::Split,
     inheritance::Inheritance,
     journal::Journal,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     config::ExternalIps,
+    objects::Node,
     service_port::{Endpoint, Family, ServicePort, ServicePortName, TrafficPolicy},
     surroundings::Surroundings,
 };
@@ -34,6 +36,7 @@ pub(super) struct FamilyPlanner {
     hairpins: Members,
     cluster_ips: Members,
     pingable: Members,
+    cluster: Cluster,
     inheritance: Inheritance,
 }
 
@@ -105,6 +108,7 @@ impl FamilyPlanner {
             hairpins: Members::of(HAIRPIN),
             cluster_ips: Members::of(CLUSTER_IPS),
             pingable: Members::of(PINGABLE),
+            cluster: Cluster::new(),
             inheritance: Inheritance::default(),
         }
     }
@@ -113,6 +117,21 @@ impl FamilyPlanner {
         let skeleton = layout::skeleton(self.family, &self.settings, surroundings);
         self.journal.rewrite(diff(Some(&Held::from(&self.skeleton)), &skeleton));
         self.skeleton = skeleton;
+    }
+
+    pub(super) fn set_node(&mut self, name: &str, node: Option<&Node>) {
+        if self.settings.unmasqueraded_by_pods.is_some() {
+            self.cluster.set(self.family, &mut self.journal, &mut self.inheritance, name, node);
+        }
+    }
+
+    pub(super) fn retire(&mut self) {
+        self.targets.retire(&mut self.journal);
+        self.cluster.retire(&mut self.journal, &mut self.inheritance);
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.targets.is_settled() && self.cluster.is_settled()
     }
 
     pub(super) fn set(&mut self, name: &ServicePortName, port: Option<&ServicePort>) -> Vec<Shadowed> {
@@ -299,6 +318,7 @@ impl FamilyPlanner {
         for members in [&self.hairpins, &self.cluster_ips, &self.pingable] {
             fill(&mut table, members.elements());
         }
+        fill(&mut table, self.cluster.elements());
         table
     }
 }

@@ -90,7 +90,6 @@ pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surro
     let chains = [
         ("prerouting", entrance(Hook::Prerouting)),
         ("output", entrance(Hook::Output)),
-        (masquerade::POSTROUTING, masquerade::postrouting(settings)),
         (SERVICES, find_service(settings)),
         (services::CLUSTER_IP, services::cluster_ip(family, settings, surroundings)),
         (node_ports::NODE_ADDRESS, node_ports::node_address(family, settings, surroundings)),
@@ -102,7 +101,8 @@ pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surro
     ];
     let is_guarded = node_ports::is_guarded(family, settings);
     let guard = is_guarded.then(|| ("guard", node_ports::guard(family)));
-    let chains = chains.into_iter().chain(external::chains(family, settings, surroundings));
+    let chains = chains.into_iter().chain(masquerade::chains(family, settings, surroundings));
+    let chains = chains.chain(external::chains(family, settings, surroundings));
     for (name, chain) in chains.chain(unserved::chains(family, settings, surroundings)).chain(guard) {
         table.chains.insert(name.into(), chain);
     }

@@ -1,21 +1,53 @@
-//! Masquerade: which packets leave with another source address, and why.
+//! Masquerade: which packets leave with another source address, and why. One decision, made once for each connection.
 //!
 //! * Marked ones: their answer must come back through this node (node ports, clients outside the pod networks).
 //! * Hairpins: an endpoint that reached itself through its own service would answer itself directly, and never be heard.
+//! * Those of this node's pods to the outside, where nobody knows a way to pods. Pods, nodes and services of the cluster see each
+//!   other's own addresses.
+//!
+//! ```text
+//! postrouting ─ marked? hairpin? ─▶ masquerade
+//!             └ from a pod of ours ─▶ leaving-pods ─ to a pod, to a node, or excepted? ─▶ as it is
+//!                                                  └ else ─▶ masquerade
+//! ```
 
-use dataplane::nft::{Chain, Hook, Match, Rule, Statement};
+use dataplane::nft::{Chain, Hook, Match, Rule, Statement, Verdict};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::{
-    layout::{MASQUERADE_MARK, is_marked},
-    members::HAIRPIN,
-    settings::Settings,
+    layout::{MASQUERADE_MARK, goto, is_marked, rule},
+    members::{HAIRPIN, NODES, PODS},
+    settings::{Settings, of_family},
 };
+use crate::{service_port::Family, surroundings::Surroundings};
 
 /// The chain of packets that leave.
 pub(super) const POSTROUTING: &str = "postrouting";
 
+/// The chain of packets that leave a pod of this node for another host.
+pub(super) const LEAVING_PODS: &str = "leaving-pods";
+
 /// What happens to packets that leave.
-pub(super) fn postrouting(settings: &Settings) -> Chain {
+pub(super) fn chains(
+    family: Family,
+    settings: &Settings,
+    surroundings: &Surroundings,
+) -> Vec<(&'static str, Chain)> {
+    let own: Vec<_> = of_family(&surroundings.pod_cidrs, family).collect();
+    let excepted = settings.unmasqueraded_by_pods.as_deref();
+    let leaving = excepted.filter(|_| !own.is_empty());
+    let leaving = leaving.map(|excepted| leaving_pods(family, settings, surroundings, excepted));
+
+    // ip saddr 10.244.0.0/24 goto leaving-pods
+    let from = |network| rule([Statement::Match(Match::SourceInside(network)), goto(LEAVING_PODS)]);
+    let from_pods = own.into_iter().filter(|_| leaving.is_some()).map(from);
+    let rules = services(settings).into_iter().chain(from_pods).collect();
+    let postrouting = (POSTROUTING, Chain { hook: Some(Hook::Postrouting), rules });
+    [postrouting].into_iter().chain(leaving.map(|chain| (LEAVING_PODS, chain))).collect()
+}
+
+/// What of services is masqueraded.
+fn services(settings: &Settings) -> [Rule; 2] {
     let counter = || settings.counters.then_some(Statement::Counter);
     // meta mark & 0x4000 == 0x4000 counter meta mark set meta mark & 0xffffbfff masquerade fully-random
     let marked = [is_marked()].into_iter().chain(counter());
@@ -24,5 +56,35 @@ pub(super) fn postrouting(settings: &Settings) -> Chain {
     let hairpin =
         [Match::DestinationRewritten, Match::AddressesIn(HAIRPIN.into())].into_iter().map(Statement::Match);
     let hairpin = hairpin.chain(counter()).chain([Statement::Masquerade]);
-    Chain { hook: Some(Hook::Postrouting), rules: vec![Rule(marked.collect()), Rule(hairpin.collect())] }
+    [Rule(marked.collect()), Rule(hairpin.collect())]
+}
+
+/// What becomes of packets that leave pods of this node, once services have rewritten them.
+fn leaving_pods(
+    family: Family,
+    settings: &Settings,
+    surroundings: &Surroundings,
+    excepted: &[IpNetwork],
+) -> Chain {
+    let fixed = multicast(family).into_iter().chain(of_family(excepted, family));
+    let fixed = fixed.map(Match::DestinationInside);
+    // ip daddr & 255.255.255.128 | 0.0.0.128 == @pods return
+    let pods = surroundings.pod_prefixes.iter().filter(|(of, _)| *of == family);
+    let pods = pods.map(|&(_, prefix)| Match::DestinationNetworkIn { prefix, set: PODS.into() });
+    let inside = fixed.chain(pods).chain([Match::DestinationIn(NODES.into())]);
+    let returned = |inside| rule([Statement::Match(inside), Statement::Verdict(Verdict::Return)]);
+
+    // counter masquerade fully-random
+    let counter = settings.counters.then_some(Statement::Counter);
+    let outside = Rule(counter.into_iter().chain([Statement::Masquerade]).collect());
+    Chain { hook: None, rules: inside.map(returned).chain([outside]).collect() }
+}
+
+/// Whoever answers it answers its source. // RFC 5771, RFC 4291 §2.7
+fn multicast(family: Family) -> Option<IpNetwork> {
+    match family {
+        Family::Ip => Ipv4Network::new([224, 0, 0, 0].into(), 4).map(IpNetwork::V4),
+        Family::Ip6 => Ipv6Network::new([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8).map(IpNetwork::V6),
+    }
+    .ok()
 }

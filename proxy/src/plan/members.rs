@@ -1,4 +1,4 @@
-//! Sets of addresses that service ports have in common: an address is in the set while any of them has it.
+//! Sets of addresses that service ports, or nodes, have in common: an address is in the set while any of them has it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,18 +13,25 @@ pub(super) const CLUSTER_IPS: &str = "cluster-ips";
 /// The cluster IPs that answer ping: those that somebody is behind.
 pub(super) const PINGABLE: &str = "pingable";
 
+/// The pod CIDRs of all nodes, as [`Key::network`] has them.
+pub(super) const PODS: &str = "pods";
+/// The internal addresses of all nodes.
+pub(super) const NODES: &str = "nodes";
+
 /// Every set of this kind.
-pub(super) const SETS: [(&str, SetType); 3] = [
+pub(super) const SETS: [(&str, SetType); 5] = [
     (HAIRPIN, kind(KeyType::Addresses, DataType::None)),
     (CLUSTER_IPS, kind(KeyType::Address, DataType::None)),
     (PINGABLE, kind(KeyType::Address, DataType::None)),
+    (PODS, kind(KeyType::Address, DataType::None)),
+    (NODES, kind(KeyType::Address, DataType::None)),
 ];
 
 /// One such set.
 #[derive(Debug)]
 pub(super) struct Members {
     set: &'static str,
-    /// How many service ports have each address.
+    /// How many have each address.
     counts: BTreeMap<IpAddr, usize>,
 }
 
@@ -34,7 +41,7 @@ impl Members {
         Self { set, counts: BTreeMap::new() }
     }
 
-    /// Exchanges the addresses of one service port.
+    /// Exchanges the addresses of one of them.
     pub(super) fn replace(
         &mut self,
         journal: &mut Journal,

@@ -19,6 +19,8 @@ pub struct Settings {
     pub local_pods: LocalPods,
     /// Masquerade all traffic to cluster IPs.
     pub masquerade_all: bool,
+    /// Masquerade what pods of this node send to the outside, but for these networks. `None`: leave it as it is.
+    pub unmasqueraded_by_pods: Option<Vec<IpNetwork>>,
     /// Addresses of this node that serve node ports.
     pub node_port_addresses: NodePortAddresses,
     /// Serve node ports on loopback addresses, too (IPv4, with `route_localnet`).
@@ -41,6 +43,7 @@ impl Default for Settings {
         Self {
             local_pods: LocalPods::ClusterCidr(Vec::new()),
             masquerade_all: false,
+            unmasqueraded_by_pods: None,
             node_port_addresses: NodePortAddresses::All,
             localhost_node_ports: false,
             guard_localhost: false,

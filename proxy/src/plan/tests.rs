@@ -15,6 +15,7 @@ use crate::{
 
 mod balancing;
 mod laws;
+mod leaving;
 mod limits;
 
 /// A service port named `default/<name>:http`.
@@ -430,6 +431,7 @@ fn with_node_port(settings: &Settings) -> Node {
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
         node_ips: vec!["192.168.14.50".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Surroundings::default()
     };
     let mut node = Node::within(settings, &surroundings);
     node.set(&name("web"), Some(&ServicePort { node_port: Some(30_632), ..port("10.96.0.1", &[2]) }));
@@ -577,7 +579,7 @@ fn other_surroundings_change_the_rules_and_nothing_else() {
     let moved = Surroundings {
         pod_cidrs: vec!["10.244.7.0/24".parse().unwrap()],
         node_ips: vec!["192.168.14.57".parse().unwrap()],
-        service_cidrs: Vec::new(),
+        ..Surroundings::default()
     };
 
     node.planner.surround(&moved);

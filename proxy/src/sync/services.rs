@@ -28,6 +28,7 @@ use super::{
     repair::{Repair, Repairs},
 };
 use crate::{
+    objects::Node,
     plan::{CLIENTS, Planner, Settings, Shadowed, excess_turns},
     service_port::{Family, ServicePort, ServicePortName},
     surroundings::Surroundings,
@@ -257,6 +258,17 @@ impl Services for Nftables {
         }
         self.stage = stage;
         Ok(())
+    }
+
+    fn set_node(&mut self, name: &str, node: Option<&Node>) {
+        self.planner.set_node(name, node);
+    }
+
+    fn admit_nodes(&mut self) {
+        if self.stage == Stage::InStep && self.planner.pending() > 0 {
+            // If it fails, the commit that follows mends it, and says what is wrong if it cannot.
+            let _ = self.flush();
+        }
     }
 
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {

@@ -49,6 +49,13 @@ impl Services for FakeServices {
         Ok(())
     }
 
+    fn set_node(&mut self, name: &str, node: Option<&Node>) {
+        let word = if node.is_some() { "inside" } else { "outside" };
+        self.0.note(format!("{name} is {word}"));
+    }
+
+    fn admit_nodes(&mut self) {}
+
     fn set(&mut self, name: &ServicePortName, family: Family, port: Option<ServicePort>) {
         self.1 += 1;
         let endpoints = port.map(|port| port.endpoints.len());
@@ -168,10 +175,13 @@ async fn the_surroundings_come_before_the_services_and_only_when_they_change() {
     };
 
     let done = running.does([service("a"), own(), Event::Listed], AT_ONCE).await;
-    assert_eq!(done[..3], ["add routes to 1", "surrounded by [10.2.0.1]", "set default/a ip: Some(0)"]);
+    assert_eq!(
+        done[..4],
+        ["surrounded by [10.2.0.1]", "m is inside", "add routes to 1", "set default/a ip: Some(0)"]
+    );
     assert_eq!(
         running.does([own(), node("w1")], AT_ONCE).await,
-        ["add routes to 2", "commit", "remove routes"]
+        ["w1 is inside", "add routes to 2", "commit", "remove routes"]
     );
 }
 
@@ -187,6 +197,7 @@ async fn nothing_is_committed_before_all_is_listed() {
     assert_eq!(
         running.does([service("b"), Event::Listed], AT_ONCE).await,
         [
+            "w1 is inside",
             "add routes to 1",
             "set default/a ip: Some(0)",
             "set default/b ip: Some(0)",
@@ -224,7 +235,7 @@ async fn routes_come_before_the_services_and_go_after_them() {
 
     assert_eq!(
         running.does([service("a"), node("w1")], AT_ONCE).await,
-        ["add routes to 1", "set default/a ip: Some(0)", "commit", "remove routes"],
+        ["w1 is inside", "add routes to 1", "set default/a ip: Some(0)", "commit", "remove routes"],
     );
 }
 

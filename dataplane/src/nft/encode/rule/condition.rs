@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    super::super::table::{LinkName, Match, State},
+    super::super::table::{LinkName, Match, State, network_bits},
     EQUAL, Expressions, L4PROTO, MARK, NOT_EQUAL, PRIORITY, R0,
 };
 use crate::packet::Family;
@@ -102,6 +102,14 @@ impl Expressions<'_> {
                 self.load_destination(R0);
                 self.lookup(set, R0, None);
             }
+            Match::DestinationNetworkIn { prefix, set } => {
+                self.load_destination(R0);
+                // A network as long as an address is that address.
+                if let Some((mask, end)) = network_bits(self.family == Family::Ip, *prefix) {
+                    self.bitwise(&octets(mask), &octets(end));
+                }
+                self.lookup(set, R0, None);
+            }
             Match::AddressesIn(set) => {
                 let second = self.load_source(R0);
                 self.load_destination(second);
@@ -145,10 +153,7 @@ impl Expressions<'_> {
     }
 
     fn compare_network(&mut self, operator: u32, network: IpNetwork) {
-        let (mask, base) = match (network.mask(), network.network()) {
-            (IpAddr::V4(mask), IpAddr::V4(base)) => (mask.octets().to_vec(), base.octets().to_vec()),
-            (mask, base) => (v6_octets(mask), v6_octets(base)),
-        };
+        let (mask, base) = (octets(network.mask()), octets(network.network()));
         self.bitwise(&mask, &vec![0; mask.len()]);
         self.compare(operator, &base);
     }
@@ -162,9 +167,9 @@ fn state_bit(state: State) -> u32 {
     }
 }
 
-fn v6_octets(address: IpAddr) -> Vec<u8> {
+fn octets(address: IpAddr) -> Vec<u8> {
     match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets().to_vec(),
+        IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }

@@ -1,0 +1,80 @@
+//! Under which address pods are seen: by the outside, under their node's; by pods, nodes and services of the cluster, under their own.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use fairway_lab::{cluster::OUTSIDE, wait};
+
+use crate::bed::{Bed, FAR_IPS, NEW_NODE, PATIENCE};
+
+/// The addresses of the machine outside on the nodes' first network, of node `m`, of `w1` beside it, and of `w3` behind the router.
+const ROUTER: [&str; 2] = ["192.168.14.1", "fd00:192:168:14::1"];
+const M: [&str; 2] = ["192.168.14.50", "fd00:192:168:14::50"];
+const W1: [&str; 2] = ["192.168.14.51", "fd00:192:168:14::51"];
+const W3: [&str; 2] = ["192.168.15.53", "fd00:192:168:15::53"];
+
+/// The address under which a place sees a datagram that was sent to it: to that address of its own, or to another that leads there.
+fn seen(bed: &Bed, from: &str, place: &str, own: IpAddr, to: IpAddr) -> IpAddr {
+    let at = |place: &str, ip: IpAddr, port| {
+        let bind = || UdpSocket::bind((ip, port)).unwrap();
+        let socket = bed.cluster.place(place).unwrap().run(bind).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let server = at(place, own, 7);
+    let family = usize::from(to.is_ipv6());
+    let client = at(from, bed.ips(from)[family], 0);
+    let mut seen = None;
+    wait::until(&format!("an answer to {from} from {place} at {to}"), || {
+        client.send_to(b"who am I?", SocketAddr::new(to, 7)).map_err(|error| error.to_string())?;
+        let mut buffer = [0; 16];
+        let (_, by) = server.recv_from(&mut buffer).map_err(|error| format!("there: {error}"))?;
+        seen = Some(by.ip());
+        server.send_to(b"you", by).map_err(|error| error.to_string())?;
+        client.recv_from(&mut buffer).map_err(|error| format!("back: {error}"))?;
+        Ok(())
+    })
+    .unwrap();
+    seen.unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fairway_lab::sandbox_tests! {
+    fn pods_are_seen_as_their_node_outside_and_as_they_are_inside() {
+        let mut bed = Bed::start(&[]);
+        bed.apply(NEW_NODE); // which is inside as soon as it is there
+
+        for family in 0..2 {
+            let [client, near, far, new] = ["client", "near", "far", "new"].map(|pod| bed.ips(pod)[family]);
+            let at = |place, own| seen(&bed, "client", place, own, own);
+            assert_eq!(at(OUTSIDE, ip(ROUTER[family])), ip(M[family]));
+            for (place, own) in [("near", near), ("far", far), ("new", new)] {
+                assert_eq!(at(place, own), client, "{place}");
+            }
+            for (place, own) in [("m", M), ("w1", W1), ("w3", W3)] {
+                assert_eq!(at(place, ip(own[family])), client, "{place}");
+            }
+            assert_eq!(seen(&bed, "client", "far", far, ip(FAR_IPS[family])), client, "through a cluster IP");
+        }
+    }
+
+    fn pods_are_seen_as_they_are_in_networks_that_are_excepted() {
+        let mut bed = Bed::start(&["--non-masquerade-cidrs", "192.168.14.0/24,fd00:192:168:14::/64"]);
+        bed.lead_to_pods_from_outside();
+
+        for (family, router) in ROUTER.map(ip).into_iter().enumerate() {
+            assert_eq!(seen(&bed, "client", OUTSIDE, router, router), bed.ips("client")[family]);
+        }
+    }
+
+    fn where_others_lead_to_pods_they_are_seen_as_they_are() {
+        let mut bed = Bed::start(&["--routes=none"]);
+        bed.lead_to_pods_from_outside();
+
+        for (family, router) in ROUTER.map(ip).into_iter().enumerate() {
+            assert_eq!(seen(&bed, "client", OUTSIDE, router, router), bed.ips("client")[family]);
+        }
+    }
+}
