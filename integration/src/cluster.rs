@@ -390,6 +390,13 @@ impl Cluster {
         self.networks.first().ok_or(Error::NoNodes)
     }
 
+    /// The switch that a node is on.
+    pub fn switch_of(&self, node: &str) -> Result<&Switch, Error> {
+        let missing = || Error::NoSuchPlace(node.to_owned());
+        let manifest = self.node(node).ok_or_else(missing)?.manifest();
+        self.networks.switch_of(manifest).ok_or_else(missing)
+    }
+
     /// The ids of all processes that the cluster started and looks after.
     pub fn processes(&self) -> BTreeSet<u32> {
         let daemons = self.nodes.values().filter_map(RunningNode::process);

@@ -38,6 +38,12 @@ impl Networks {
         self.0.get(place).map(|(_, switch)| switch).ok_or(Error::NoNodes)
     }
 
+    /// The switch that a node is on, of those that there are.
+    pub(super) fn switch_of(&self, node: &Node) -> Option<&Switch> {
+        let address = node.internal_ips().next()?;
+        self.0.iter().find(|(network, _)| network.contains(address)).map(|(_, switch)| switch)
+    }
+
     /// The first network's.
     pub(super) fn first(&self) -> Option<&Switch> {
         self.0.first().map(|(_, switch)| switch)

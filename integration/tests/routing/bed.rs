@@ -151,6 +151,16 @@ impl Bed {
         })
     }
 
+    /// Waits until a node has tunnels to some, and none to others.
+    pub(crate) fn await_far_ends(&self, node: &str, there: &[&str], gone: &[&str]) {
+        wait::until("the tunnels to be others", || {
+            let ends = self.far_ends(node);
+            let has = |end: &&str| ends.iter().any(|known| known == end);
+            if there.iter().all(has) && !gone.iter().any(has) { Ok(()) } else { Err(format!("{ends:?}")) }
+        })
+        .unwrap();
+    }
+
     /// How many packets a link of a node has sent.
     pub(crate) fn packets(&self, node: &str, link: &str) -> u64 {
         let read = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -206,7 +216,7 @@ impl Bed {
     }
 }
 
-/// A socket for datagrams in a pod.
+/// A socket for datagrams in a pod, or on the machine outside.
 pub(crate) struct Peer {
     socket: UdpSocket,
     sent: AtomicU32,
@@ -214,7 +224,9 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn at(bed: &Bed, pod: &str, family: usize, port: u16) -> Self {
-        let address = SocketAddr::new(bed.ips(pod)[family], port);
+        let of_a_machine = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
+        let ip = if pod == OUTSIDE { of_a_machine[family] } else { bed.ips(pod)[family] };
+        let address = SocketAddr::new(ip, port);
         let bind = || UdpSocket::bind(address).unwrap();
         let socket = bed.cluster.place(pod).unwrap().run(bind).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -228,6 +240,21 @@ impl Peer {
     /// Sends a datagram of that size to an address behind which is `far`, which sends it back: both must come whole, and under the
     /// sender's own address.
     pub(crate) fn echo(&self, to: SocketAddr, far: &Self, size: usize) -> Result<(), String> {
+        let from = self.echo_through_a_node(to, far, size)?;
+        if from == self.address() {
+            Ok(())
+        } else {
+            Err(format!("sent by {}, and seen as {from}", self.address()))
+        }
+    }
+
+    /// The same, under whatever address; which it says.
+    pub(crate) fn echo_through_a_node(
+        &self,
+        to: SocketAddr,
+        far: &Self,
+        size: usize,
+    ) -> Result<SocketAddr, String> {
         let number = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut data: Vec<u8> =
             (0..size).map(|n| u8::try_from((n + usize::try_from(number).unwrap()) % 251).unwrap()).collect();
@@ -236,12 +263,9 @@ impl Peer {
         }
         self.socket.send_to(&data, to).map_err(|error| format!("send: {error}"))?;
         let from = far.receive(&data, "there")?;
-        if from != self.address() {
-            return Err(format!("sent by {}, and seen as {from}", self.address()));
-        }
         far.socket.send_to(&data, from).map_err(|error| format!("send back: {error}"))?;
-        let from = self.receive(&data, "back")?;
-        if from == to { Ok(()) } else { Err(format!("sent to {to}, and answered by {from}")) }
+        let by = self.receive(&data, "back")?;
+        if by == to { Ok(from) } else { Err(format!("sent to {to}, and answered by {by}")) }
     }
 
     fn receive(&self, data: &[u8], way: &str) -> Result<SocketAddr, String> {

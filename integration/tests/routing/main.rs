@@ -3,12 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod bed;
+mod moving;
 mod outside;
-
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
 
 use fairway_lab::{cluster::OUTSIDE, wait};
 
@@ -72,6 +68,20 @@ fairway_lab::sandbox_tests! {
         }
     }
 
+    fn datagrams_of_all_sizes_come_in_by_node_ports_whose_endpoint_is_behind_a_tunnel() {
+        let bed = Bed::start(&[]);
+        for (family, node) in ["192.168.14.51", "fd00:192:168:14::51"].into_iter().enumerate() {
+            let far = Peer::at(&bed, "far", family, 7);
+            let stranger = Peer::at(&bed, OUTSIDE, family, 0);
+            let to = std::net::SocketAddr::new(node.parse().unwrap(), 30007);
+            let header = if family == 0 { 28 } else { 48 };
+            for size in [1, 1450 - header, 1451 - header, 1500 - header, 4000, 20_000] {
+                // What is larger than the tunnel takes is lost once, and the node says to the stranger what is not.
+                wait::until(&format!("{size} bytes by {to}"), || stranger.echo_through_a_node(to, &far, size)).unwrap();
+            }
+        }
+    }
+
     fn streams_flow_through_tunnels_and_services_both_ways() {
         let bed = Bed::start(&[]);
         for (family, service) in FAR_IPS.into_iter().enumerate() {
@@ -116,67 +126,6 @@ fairway_lab::sandbox_tests! {
         }
     }
 
-    fn a_node_joins_leaves_and_gets_another_address() {
-        let mut bed = Bed::start(&[]);
-        bed.cluster.await_answer("client", "far").unwrap();
-
-        bed.apply(bed::NEW_NODE);
-        for url in bed.urls("new") {
-            assert_eq!(bed.cluster.await_answer("client", &url).unwrap().name, "new");
-        }
-
-        bed.apply(bed::MOVED_NODE);
-        for url in bed.urls("new") {
-            assert_eq!(bed.cluster.await_answer("client", &url).unwrap().name, "new");
-            assert_eq!(bed.cluster.await_answer("farther", &url).unwrap().name, "new");
-        }
-        wait::until("the old address to be forgotten", || {
-            let neighbours = bed.far_ends("m");
-            let is_moved = neighbours.contains(&"192.168.15.65".to_owned()) && !neighbours.contains(&"192.168.15.55".to_owned());
-            if is_moved { Ok(()) } else { Err(format!("{neighbours:?}")) }
-        }).unwrap();
-
-        bed.delete("Node", "w5");
-        wait::until("the node to be forgotten", || {
-            let neighbours = bed.far_ends("m");
-            if neighbours.contains(&"192.168.15.65".to_owned()) { Err(format!("{neighbours:?}")) } else { Ok(()) }
-        }).unwrap();
-        assert_eq!(bed.cluster.ask("client", "far").unwrap().name, "far");
-    }
-
-    fn nothing_is_lost_while_daemons_start_again() {
-        let mut bed = Bed::start(&[]);
-        bed.cluster.await_answer("client", "far").unwrap();
-        // Datagrams, one after the other: what is lost stays lost, where a connection would send it once more.
-        let echoes = [0, 1].map(|family| {
-            let (client, far) = (Peer::at(&bed, "client", family, 0), Peer::at(&bed, "far", family, 7));
-            wait::until("the way", || client.echo(far.address(), &far, 1)).unwrap();
-            (client, far)
-        });
-        let is_over = AtomicBool::new(false);
-
-        thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                let mut answers = 0;
-                while !is_over.load(Ordering::Relaxed) {
-                    for (client, far) in &echoes {
-                        assert_eq!(client.echo(far.address(), far, 100), Ok(()), "after {answers}");
-                    }
-                    answers += 1;
-                }
-                answers
-            });
-            for node in ["m", "w3", "m"] {
-                let running = bed.cluster.node_mut(node).unwrap();
-                running.stop_daemon().unwrap();
-                running.start_daemon().unwrap();
-                bed.await_health(node);
-            }
-            is_over.store(true, Ordering::Relaxed);
-            assert!(asked.join().unwrap() > 0);
-        });
-    }
-
     fn what_is_done_to_a_tunnel_is_mended_under_way() {
         let bed = Bed::start(&[]);
         bed.cluster.await_answer("client", "far").unwrap();
@@ -209,5 +158,5 @@ fairway_lab::sandbox_tests! {
 }
 
 fn main() -> std::process::ExitCode {
-    fairway_lab::harness::run(&[TESTS, outside::TESTS])
+    fairway_lab::harness::run(&[TESTS, moving::TESTS, outside::TESTS])
 }

@@ -8,7 +8,13 @@ use fairway_lab::{
 
 /// Starts it, and waits until its service has all its backends.
 pub(crate) fn lesson() -> Cluster {
-    let cluster = Cluster::start(binaries::built().unwrap(), lesson::objects().unwrap()).unwrap();
+    lesson_with(&[])
+}
+
+/// The same, with these flags for the daemons.
+pub(crate) fn lesson_with(flags: &[&str]) -> Cluster {
+    let objects = lesson::objects().unwrap();
+    let cluster = Cluster::start_with(binaries::built().unwrap(), objects, flags).unwrap();
     cluster.await_backends("apache-pod", SERVICE_URL, &BACKENDS).unwrap();
     cluster
 }
