@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use proptest::{collection, option, prelude::*, sample};
 use proxy::{
     config::{ExternalIps, NodePortAddresses},
+    objects::{Node, ObjectName},
     plan::{LocalPods, Settings},
     service_port::{Balancing, Endpoint, ServicePort, ServicePortName, TrafficPolicy},
     surroundings::Surroundings,
@@ -22,6 +23,8 @@ use super::street::Street;
 pub(crate) struct Case {
     pub(crate) settings: Settings,
     pub(crate) surroundings: Surroundings,
+    /// This node and another.
+    pub(crate) nodes: [Node; 2],
     pub(crate) services: Vec<(ServicePortName, ServicePort)>,
     pub(crate) shots: Vec<Shot>,
 }
@@ -64,6 +67,15 @@ const STRANGERS: [&str; 2] = ["192.168.1.0/24", "fd00:1::/64"];
 const FEW_EXTERNAL_IPS: [&str; 2] = ["203.0.113.1/32", "2001:db8::1/128"];
 const NODE_IP: [&str; 2] = ["192.168.2.1", "fd00:2::1"];
 
+/// Networks that the remote endpoints are in, or one of them is not, or more than they.
+const OTHER_POD_CIDRS: [[&str; 2]; 3] = [
+    ["10.244.2.0/24", "fd00:244:2::/48"],
+    ["10.244.2.2/31", "fd00:244:2::2/127"],
+    ["10.244.0.0/15", "fd00:244::/29"],
+];
+/// Networks that pods show themselves in.
+const EXCEPTED: [[&str; 2]; 2] = [["203.0.113.2/32", "2001:db8::2/128"], ["0.0.0.0/0", "::/0"]];
+
 const PORTS: [u16; 2] = [80, 81];
 const NODE_PORTS: [u16; 2] = [30_080, 30_081];
 const TARGET_PORT: u16 = 8_080;
@@ -94,20 +106,52 @@ pub(crate) fn endpoints(family: Family) -> Vec<Endpoint> {
 
 /// Cases of a family.
 pub(crate) fn case(family: Family) -> impl Strategy<Value = Case> {
-    (settings(family), collection::vec(service(family), 1..4), collection::vec(shot(family), 1..40)).prop_map(
-        |((settings, surroundings), services, shots)| {
+    let services = collection::vec(service(family), 1..4);
+    let shots = collection::vec(shot(family), 1..40);
+    (settings(family), nodes(family), services, shots).prop_map(
+        |((settings, surroundings), nodes, services, shots)| {
+            let prefixes = nodes.iter().flat_map(|node| &node.pod_cidrs);
+            let pod_prefixes = prefixes.map(|cidr| (Family::of(cidr.ip()), cidr.prefix())).collect();
+            let surroundings = Surroundings { pod_prefixes, ..surroundings };
             let named = services.into_iter().zip(0..).map(|((protocol, port), number)| {
                 let name = format!("service-{number}").into();
                 (ServicePortName { namespace: "default".into(), name, port: "".into(), protocol }, port)
             });
-            Case { settings, surroundings, services: named.collect(), shots }
+            Case { settings, surroundings, nodes, services: named.collect(), shots }
         },
     )
 }
 
+fn in_family(family: Family, pair: [&str; 2]) -> IpNetwork {
+    pair[usize::from(family == Family::Ip6)].parse().unwrap()
+}
+
+fn nodes(family: Family) -> impl Strategy<Value = [Node; 2]> {
+    let network = move |pair| in_family(family, pair);
+    let pods = prop_oneof![1 => Just(None), 4 => sample::select(&OTHER_POD_CIDRS[..]).prop_map(Some)];
+    let addresses = option::of(sample::select(&EXTERNAL_IPS[..]));
+    (pods, addresses).prop_map(move |(pods, address)| {
+        let node = |name: &str, pod_cidrs: Vec<IpNetwork>, internal_ips: Vec<IpAddr>| Node {
+            name: ObjectName { namespace: "".into(), name: name.into() },
+            pod_cidrs,
+            internal_ips,
+            external_ips: Vec::new(),
+            zone: None,
+            is_leaving: false,
+        };
+        let address = address.map(|pair| in_family(family, pair).ip());
+        [
+            node("own", vec![network(OWN_POD_CIDR)], vec![network(NODE_IP).ip()]),
+            node("other", pods.map(network).into_iter().collect(), address.into_iter().collect()),
+        ]
+    })
+}
+
 fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
-    let network =
-        move |pair: [&str; 2]| pair[usize::from(family == Family::Ip6)].parse::<IpNetwork>().unwrap();
+    let network = move |pair| in_family(family, pair);
+    let excepted = option::of(sample::select(&EXCEPTED[..]));
+    let excepted =
+        option::weighted(0.7, excepted.prop_map(move |pair| pair.into_iter().map(network).collect()));
     let local_pods = prop_oneof![
         Just(LocalPods::ClusterCidr(Vec::new())),
         Just(LocalPods::ClusterCidr(vec![network(POD_CIDRS)])),
@@ -126,8 +170,8 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
     let masquerade_all = proptest::bool::weighted(0.2);
     let switches = (masquerade_all, any::<bool>(), any::<bool>());
     let surroundings = (any::<bool>(), any::<bool>());
-    (local_pods, node_port_addresses, external_ips, switches, surroundings).prop_map(
-        move |(local_pods, node_port_addresses, external_ips, switches, surroundings)| {
+    (local_pods, node_port_addresses, external_ips, excepted, switches, surroundings).prop_map(
+        move |(local_pods, node_port_addresses, external_ips, excepted, switches, surroundings)| {
             let (masquerade_all, ping_cluster_ips, localhost_node_ports) = switches;
             let (has_pod_cidr, has_service_cidr) = surroundings;
             let settings = Settings {
@@ -135,6 +179,7 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
                 node_port_addresses,
                 external_ips,
                 masquerade_all,
+                unmasqueraded_by_pods: excepted,
                 ping_cluster_ips,
                 localhost_node_ports,
                 ..Settings::default()

@@ -60,6 +60,9 @@ fn agrees(street: &mut Street, case: &Case, as_told: &dyn Fn(Table) -> Table) ->
         *street = Street::make(family);
     }
     let mut planner = Planner::within(&[family], &case.settings, &case.surroundings);
+    for node in &case.nodes {
+        planner.set_node(&node.name.name, Some(node));
+    }
     for (name, port) in &case.services {
         planner.set(name, family, Some(port));
     }
@@ -123,6 +126,14 @@ fn without_masquerade(mut table: Table) -> Table {
     table
 }
 
+/// A table that takes pods and nodes for strangers.
+fn without_insiders(mut table: Table) -> Table {
+    for set in ["pods", "nodes"] {
+        table.maps.get_mut(set).unwrap().elements.clear();
+    }
+    table
+}
+
 /// A table that is silent instead of rejecting.
 fn without_rejection(mut table: Table) -> Table {
     for statement in table.chains.values_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.0)
@@ -165,9 +176,10 @@ fairway_lab::sandbox_tests! {
 
     fn a_trace_of_another_table_is_found_out() {
         for family in Family::ALL {
-            let others: [fn(Table) -> Table; 6] = [
+            let others: [fn(Table) -> Table; 7] = [
                 with_other_ports,
                 without_masquerade,
+                without_insiders,
                 without_rejection,
                 with_splits_the_other_way_round,
                 without_source_ranges,
