@@ -77,7 +77,7 @@ fn agrees(street: &mut Street, case: &Case, as_told: &dyn Fn(Table) -> Table) ->
     for ((shot, ways), (from, seen)) in case.shots.iter().zip(ways).zip(seen) {
         if !ways.iter().any(|way| is_as_traced(shot, way, from, &seen)) {
             let ways: Vec<_> = ways.iter().map(Route::to_string).collect();
-            return Err(TestCaseError::fail(format!("{shot:?}: traced {ways:?}, seen {seen:?}")));
+            return Err(TestCaseError::fail(format!("{shot:?} from {from}: traced {ways:?}, seen {seen:?}")));
         }
     }
     Ok(())
