@@ -118,7 +118,8 @@ impl Street {
             }
             let kernel = Kernel::open_in(&netns(&node)).unwrap();
             let up = kernel.link(REST.link).await.unwrap().index;
-            kernel.add_address(&Address::bare(up, OWN[at].parse::<IpAddr>().unwrap().into())).await.unwrap();
+            let own = OWN[at].parse::<IpAddr>().unwrap();
+            kernel.add_address(&Address::bare(LOOPBACK, own.into())).await.unwrap();
             let rest = REST.own[0][at].parse().unwrap();
             kernel.add_route(&Route::through(everything(family), rest, up)).await.unwrap();
         });
