@@ -70,6 +70,16 @@ fn a_way_to_detect_local_pods_needs_what_it_goes_by() {
 }
 
 #[test]
+fn networks_may_see_pods_as_they_are() {
+    let excepted = |flag: &str| parse(flag).map(|config| config.non_masquerade_cidrs.0);
+    let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+
+    assert_eq!(excepted(""), Ok(Vec::new()));
+    assert_eq!(excepted("--non-masquerade-cidrs=10.1.2.3/8,fd00::/8"), Ok(networks.into()));
+    assert!(excepted("--non-masquerade-cidrs=10.0.0.0").unwrap_err().contains("must be a CIDR"));
+}
+
+#[test]
 fn external_ips_can_be_kept_within_networks() {
     let external = |flag: &str| parse(flag).map(|config| config.external_ips);
 
