@@ -38,9 +38,10 @@ pub struct State {
     /// The service under which each slice is kept, which is of the same namespace.
     owners: HashMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    /// This node as it was known last. That its object is gone for a moment, or made anew and yet without pod CIDRs, is no reason to cut off
+    /// its pods.
+    own: Option<Arc<Node>>,
     service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidr>>,
-    /// How many pod CIDRs of nodes are of each length.
-    pod_prefixes: BTreeMap<(Family, u8), usize>,
     /// How many services are to be served.
     served: usize,
     /// How many endpoints the slices have.
@@ -116,8 +117,8 @@ impl State {
             slices: HashMap::new(),
             owners: HashMap::new(),
             nodes: BTreeMap::new(),
+            own: None,
             service_cidrs: BTreeMap::new(),
-            pod_prefixes: BTreeMap::new(),
             served: 0,
             endpoints: 0,
         }
@@ -169,16 +170,14 @@ impl State {
         };
         let new = self.nodes.get(&name);
         touched.nodes = old.as_ref() != new;
+        if let (Some(new), true) = (new, *name == *self.own_node) {
+            let mut own = Arc::clone(new);
+            if let (Some(known), true) = (&self.own, own.pod_cidrs.is_empty()) {
+                Arc::make_mut(&mut own).pod_cidrs.clone_from(&known.pod_cidrs);
+            }
+            self.own = Some(own);
+        }
         if touched.nodes {
-            for prefix in new.into_iter().flat_map(|node| prefixes(node)) {
-                *self.pod_prefixes.entry(prefix).or_default() += 1;
-            }
-            for prefix in old.iter().flat_map(|node| prefixes(node)) {
-                if let Some(count) = self.pod_prefixes.get_mut(&prefix) {
-                    *count -= 1;
-                }
-            }
-            self.pod_prefixes.retain(|_, count| *count > 0);
             touched.node_names.insert(name);
         }
         touched.surroundings = touched.nodes && surroundings != self.surroundings();
@@ -280,14 +279,13 @@ impl State {
 
     /// This node's surroundings.
     pub fn surroundings(&self) -> Surroundings {
-        let own = self.own();
+        let own = self.own_as_known();
         let cidrs: BTreeSet<_> =
             self.service_cidrs.values().flat_map(|cidr| cidr.cidrs.iter().copied()).collect();
         Surroundings {
             pod_cidrs: own.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             node_ips: own.map(Node::ips).unwrap_or_default(),
             service_cidrs: cidrs.into_iter().collect(),
-            pod_prefixes: self.pod_prefixes.keys().copied().collect(),
         }
     }
 
@@ -348,6 +346,11 @@ impl State {
         self.nodes.get(name).map(Arc::as_ref)
     }
 
+    /// This node as it was known last, if it ever was: with pod CIDRs, once it had some.
+    pub fn own_as_known(&self) -> Option<&Node> {
+        self.own.as_deref()
+    }
+
     /// This node, if it is known.
     pub fn own(&self) -> Option<&Node> {
         self.node(&self.own_node)
@@ -372,11 +375,6 @@ fn source_ranges(ranges: &[IpNetwork], served: &[IpAddr], own: &[IpAddr]) -> Vec
     }
     kept.sort_unstable();
     if kept.iter().any(|range| range.prefix() == 0) { Vec::new() } else { kept }
-}
-
-/// How long a node's pod CIDRs are.
-fn prefixes(node: &Node) -> impl Iterator<Item = (Family, u8)> {
-    node.pod_cidrs.iter().map(|cidr| (Family::of(cidr.ip()), cidr.prefix()))
 }
 
 fn is_served(service: &Service) -> bool {

@@ -1,10 +1,8 @@
 //! What the state says and the plan hears of the node and the cluster, besides services.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-
-use crate::service_port::Family;
 
 /// What the plan is told of the node and the cluster, whenever that changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +13,4 @@ pub struct Surroundings {
     pub node_ips: Vec<IpAddr>,
     /// What cluster IPs are taken from.
     pub service_cidrs: Vec<IpNetwork>,
-    /// How long the pod CIDRs of all nodes are, in bits.
-    pub pod_prefixes: BTreeSet<(Family, u8)>,
 }

@@ -211,28 +211,43 @@ fairway_lab::sandbox_tests! {
         NodeM::run(async |mut m: NodeM| {
             m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             let settings = Settings { unmasqueraded_by_pods: Some(Vec::new()), ..Settings::default() };
-            let mut services = Nftables::new(Socket::open().unwrap(), &[Family::Ip], &settings);
-            services.surround(&m.state.surroundings());
-            services.begin().unwrap();
-            services.commit().unwrap();
+            let start = |m: &NodeM| {
+                let mut services = Nftables::new(Socket::open().unwrap(), &[Family::Ip], &settings);
+                services.surround(&m.state.surroundings());
+                services.begin().unwrap();
+                services
+            };
             let inside = || {
                 let table = Socket::open().unwrap().held(Family::Ip).unwrap().unwrap();
                 ["pods", "nodes"].map(|set| table.maps.get(set).unwrap().elements.keys().map(Key::to_string).collect::<Vec<_>>())
             };
+            let mut services = start(&m);
+            services.commit().unwrap();
 
+            // As the loop has it: what comes between the two is the routes.
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
             services.set_node("w1", m.state.node("w1"));
             services.admit_nodes();
             assert_eq!(inside(), [["10.244.1.128"], ["192.168.14.51"]], "the routes come later, and so do services");
 
-            services.set_node("w1", None);
+            // One that has come while no daemon ran.
+            services = start(&m);
+            m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
+            for name in ["w1", "w2"] {
+                services.set_node(name, m.state.node(name));
+            }
+            services.admit_nodes();
+            assert_eq!(inside()[1], ["192.168.14.51", "192.168.14.52"], "at a start as well");
+
+            services.commit().unwrap();
+            services.set_node("w2", None);
             services.admit_nodes();
             services.commit().unwrap();
-            assert_eq!(inside(), [["10.244.1.128"], ["192.168.14.51"]], "the routes go later");
+            assert_eq!(inside()[1], ["192.168.14.51", "192.168.14.52"], "the routes go later");
             while services.commit().unwrap().is_unfinished {
                 tokio::time::sleep(SETTLED).await; // as the daemon waits between commits
             }
-            assert_eq!(inside(), [[""; 0], [""; 0]]);
+            assert_eq!(inside(), [["10.244.1.128"], ["192.168.14.51"]]);
         });
     }
 

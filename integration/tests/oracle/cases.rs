@@ -110,9 +110,6 @@ pub(crate) fn case(family: Family) -> impl Strategy<Value = Case> {
     let shots = collection::vec(shot(family), 1..40);
     (settings(family), nodes(family), services, shots).prop_map(
         |((settings, surroundings), nodes, services, shots)| {
-            let prefixes = nodes.iter().flat_map(|node| &node.pod_cidrs);
-            let pod_prefixes = prefixes.map(|cidr| (Family::of(cidr.ip()), cidr.prefix())).collect();
-            let surroundings = Surroundings { pod_prefixes, ..surroundings };
             let named = services.into_iter().zip(0..).map(|((protocol, port), number)| {
                 let name = format!("service-{number}").into();
                 (ServicePortName { namespace: "default".into(), name, port: "".into(), protocol }, port)
@@ -189,7 +186,6 @@ fn settings(family: Family) -> impl Strategy<Value = (Settings, Surroundings)> {
                 pod_cidrs: list(has_pod_cidr, OWN_POD_CIDR),
                 node_ips: vec![network(NODE_IP).ip()],
                 service_cidrs: list(has_service_cidr, SERVICE_CIDR),
-                ..Surroundings::default()
             };
             (settings, surroundings)
         },

@@ -4,9 +4,15 @@
 //! In: nodes, one at a time. Out: elements of two sets. A node comes in before anything leads to its pods, and goes some time after
 //! nothing does any more: neither its packets nor those to it are taken for strangers' on the way.
 
-use std::{collections::HashMap, mem, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use dataplane::nft::{Element, Key};
+use ipnetwork::IpNetwork;
 
 use super::{
     inheritance::Inheritance,
@@ -18,23 +24,24 @@ use crate::{objects::Node, service_port::Family};
 /// What the sets have of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Place {
-    /// Keys of its pod CIDRs.
-    pods: Vec<IpAddr>,
+    /// Its pod CIDRs.
+    pods: Vec<IpNetwork>,
     /// Its addresses.
     own: Vec<IpAddr>,
 }
 
 impl Place {
     fn of(node: &Node, family: Family) -> Self {
-        let (mut pods, mut own) = (Vec::new(), Vec::new());
-        for &cidr in node.pod_cidrs.iter().filter(|cidr| Family::of(cidr.ip()) == family) {
-            match Key::network(cidr).and_then(members::address) {
-                Some(key) => pods.push(key),
-                None => own.push(cidr.ip()), // as long as an address
-            }
-        }
-        own.extend(node.internal_ips.iter().filter(|ip| Family::of(**ip) == family));
-        Self { pods, own }
+        let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| Family::of(cidr.ip()) == family);
+        // One that is as long as an address is one.
+        let (pods, alone): (Vec<_>, Vec<_>) = cidrs.partition(|cidr| Key::network(*cidr).is_some());
+        let own = node.internal_ips.iter().copied().filter(|ip| Family::of(*ip) == family);
+        Self { pods, own: own.chain(alone.iter().map(IpNetwork::ip)).collect() }
+    }
+
+    /// What stands for its pod CIDRs in the set.
+    fn keys(&self) -> Vec<IpAddr> {
+        self.pods.iter().filter_map(|cidr| members::address(Key::network(*cidr)?)).collect()
     }
 }
 
@@ -43,6 +50,8 @@ impl Place {
 pub(super) struct Cluster {
     places: HashMap<Arc<str>, Place>,
     pods: Members,
+    /// How many pod CIDRs are of each length.
+    prefixes: BTreeMap<u8, usize>,
     own: Members,
     /// What is to go, and what has waited for it long enough.
     leaving: Vec<Place>,
@@ -54,10 +63,16 @@ impl Cluster {
         Self {
             places: HashMap::new(),
             pods: Members::of(PODS),
+            prefixes: BTreeMap::new(),
             own: Members::of(NODES),
             leaving: Vec::new(),
             left: Vec::new(),
         }
+    }
+
+    /// How long the pod CIDRs are that are in the set, in bits.
+    pub(super) fn prefixes(&self) -> BTreeSet<u8> {
+        self.prefixes.keys().copied().collect()
     }
 
     /// Takes a node in as it is now, or `None` for gone.
@@ -99,7 +114,16 @@ impl Cluster {
     }
 
     fn exchange(&mut self, journal: &mut Journal, inheritance: &mut Inheritance, old: &Place, new: &Place) {
-        self.pods.replace(journal, inheritance, &old.pods, &new.pods);
+        for cidr in &new.pods {
+            *self.prefixes.entry(cidr.prefix()).or_default() += 1;
+        }
+        for cidr in &old.pods {
+            if let Some(count) = self.prefixes.get_mut(&cidr.prefix()) {
+                *count -= 1;
+            }
+        }
+        self.prefixes.retain(|_, count| *count > 0);
+        self.pods.replace(journal, inheritance, &old.keys(), &new.keys());
         self.own.replace(journal, inheritance, &old.own, &new.own);
     }
 }

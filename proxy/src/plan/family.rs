@@ -1,6 +1,10 @@
 //! One family's table as it is planned: who has which address, where it leads, and what of that changed.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use dataplane::nft::{Chain, ChainName, Element, Held, Key, Table, Transaction, diff};
 
@@ -9,7 +13,7 @@ use super::{
     external::Split,
     inheritance::Inheritance,
     journal::Journal,
-    layout,
+    layout, masquerade,
     members::{CLUSTER_IPS, HAIRPIN, Members, PINGABLE},
     settings::Settings,
     source_ranges::Guard,
@@ -28,6 +32,7 @@ use crate::{
 pub(super) struct FamilyPlanner {
     family: Family,
     settings: Arc<Settings>,
+    surroundings: Surroundings,
     pub(super) skeleton: Table,
     pub(super) journal: Journal,
     pub(super) planned: HashMap<Arc<ServicePortName>, Planned>,
@@ -100,7 +105,8 @@ impl FamilyPlanner {
         Self {
             family,
             settings: Arc::clone(settings),
-            skeleton: layout::skeleton(family, settings, surroundings),
+            surroundings: surroundings.clone(),
+            skeleton: layout::skeleton(family, settings, surroundings, &BTreeSet::new()),
             journal: Journal::new(family, layout::maps(settings)),
             planned: HashMap::new(),
             vips: Vips::default(),
@@ -114,20 +120,37 @@ impl FamilyPlanner {
     }
 
     pub(super) fn surround(&mut self, surroundings: &Surroundings) {
-        let skeleton = layout::skeleton(self.family, &self.settings, surroundings);
+        self.surroundings = surroundings.clone();
+        self.redraw();
+    }
+
+    /// Plans the rules that are always there as they are to be now.
+    fn redraw(&mut self) {
+        let prefixes = self.cluster.prefixes();
+        let skeleton = layout::skeleton(self.family, &self.settings, &self.surroundings, &prefixes);
         self.journal.rewrite(diff(Some(&Held::from(&self.skeleton)), &skeleton));
         self.skeleton = skeleton;
     }
 
     pub(super) fn set_node(&mut self, name: &str, node: Option<&Node>) {
         if self.settings.unmasqueraded_by_pods.is_some() {
+            let prefixes = self.cluster.prefixes();
             self.cluster.set(self.family, &mut self.journal, &mut self.inheritance, name, node);
+            self.follow_prefixes(&prefixes);
         }
     }
 
     pub(super) fn retire(&mut self) {
         self.targets.retire(&mut self.journal);
+        let prefixes = self.cluster.prefixes();
         self.cluster.retire(&mut self.journal, &mut self.inheritance);
+        self.follow_prefixes(&prefixes);
+    }
+
+    fn follow_prefixes(&mut self, before: &BTreeSet<u8>) {
+        if *before != self.cluster.prefixes() {
+            self.redraw();
+        }
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -266,8 +289,18 @@ impl FamilyPlanner {
         held.chains.retain(|name, _| !self.targets.guards.adopt_chain(name));
         self.targets.guards.adopt(&self.inheritance);
         // What hangs on services is claimed or disclaimed later; all else must be as it should be now.
-        let fixed = self.fixed();
-        held.is_convertible(&fixed).then(|| diff(Some(&held), &fixed))
+        let mut fixed = self.fixed();
+        if !held.is_convertible(&fixed) {
+            return None;
+        }
+        // But for what tells pods and nodes from strangers: that becomes so in one transaction with them.
+        let (mut of_nodes, mut held_of_nodes) = (Table::new(self.family), Held::new(self.family));
+        for name in masquerade::CHAINS {
+            of_nodes.chains.extend(fixed.chains.remove_entry(name));
+            held_of_nodes.chains.extend(held.chains.remove_entry(name));
+        }
+        self.journal.rewrite(diff(Some(&held_of_nodes), &of_nodes));
+        Some(diff(Some(&held), &fixed))
     }
 
     /// Goes on with what an earlier run led a service port to.

@@ -9,7 +9,7 @@
 //! | `a000:0000` … | a split: one number for clients on this node, another for strangers | `splits-near`, `splits-local` |
 //! | `c000:0000` … | a sticky service's identity (lowest 12 bits zero) or one of its endpoint ids | `stickies`, under the first of 256 identities |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::nft::{
     Chain, ChainName, DataType, Hook, KeyType, Map, Match, Rule, SetType, Source, Statement, Table, Verdict,
@@ -81,7 +81,14 @@ pub(super) fn by_class() -> Source {
 }
 
 /// The table with no service in it.
-pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surroundings) -> Table {
+///
+/// `pod_prefixes`: how long the pod CIDRs of nodes are, in bits.
+pub(super) fn skeleton(
+    family: Family,
+    settings: &Settings,
+    surroundings: &Surroundings,
+    pod_prefixes: &BTreeSet<u8>,
+) -> Table {
     let mut table = Table::new(family);
     for (name, kind) in maps(settings) {
         table.maps.insert(name.into(), Map::new(kind));
@@ -101,7 +108,7 @@ pub(super) fn skeleton(family: Family, settings: &Settings, surroundings: &Surro
     ];
     let is_guarded = node_ports::is_guarded(family, settings);
     let guard = is_guarded.then(|| ("guard", node_ports::guard(family)));
-    let chains = chains.into_iter().chain(masquerade::chains(family, settings, surroundings));
+    let chains = chains.into_iter().chain(masquerade::chains(family, settings, surroundings, pod_prefixes));
     let chains = chains.chain(external::chains(family, settings, surroundings));
     for (name, chain) in chains.chain(unserved::chains(family, settings, surroundings)).chain(guard) {
         table.chains.insert(name.into(), chain);

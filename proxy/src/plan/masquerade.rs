@@ -11,6 +11,8 @@
 //!                                                  └ else ─▶ masquerade
 //! ```
 
+use std::collections::BTreeSet;
+
 use dataplane::nft::{Chain, Hook, Match, Rule, Statement, Verdict};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -27,16 +29,20 @@ pub(super) const POSTROUTING: &str = "postrouting";
 /// The chain of packets that leave a pod of this node for another host.
 pub(super) const LEAVING_PODS: &str = "leaving-pods";
 
+/// Both.
+pub(super) const CHAINS: [&str; 2] = [POSTROUTING, LEAVING_PODS];
+
 /// What happens to packets that leave.
 pub(super) fn chains(
     family: Family,
     settings: &Settings,
     surroundings: &Surroundings,
+    pod_prefixes: &BTreeSet<u8>,
 ) -> Vec<(&'static str, Chain)> {
     let own: Vec<_> = of_family(&surroundings.pod_cidrs, family).collect();
     let excepted = settings.unmasqueraded_by_pods.as_deref();
     let leaving = excepted.filter(|_| !own.is_empty());
-    let leaving = leaving.map(|excepted| leaving_pods(family, settings, surroundings, excepted));
+    let leaving = leaving.map(|excepted| leaving_pods(family, settings, excepted, pod_prefixes));
 
     // ip saddr 10.244.0.0/24 goto leaving-pods
     let from = |network| rule([Statement::Match(Match::SourceInside(network)), goto(LEAVING_PODS)]);
@@ -63,14 +69,14 @@ fn services(settings: &Settings) -> [Rule; 2] {
 fn leaving_pods(
     family: Family,
     settings: &Settings,
-    surroundings: &Surroundings,
     excepted: &[IpNetwork],
+    pod_prefixes: &BTreeSet<u8>,
 ) -> Chain {
     let fixed = multicast(family).into_iter().chain(of_family(excepted, family));
     let fixed = fixed.map(Match::DestinationInside);
     // ip daddr & 255.255.255.128 | 0.0.0.128 == @pods return
-    let pods = surroundings.pod_prefixes.iter().filter(|(of, _)| *of == family);
-    let pods = pods.map(|&(_, prefix)| Match::DestinationNetworkIn { prefix, set: PODS.into() });
+    let pods = pod_prefixes.iter();
+    let pods = pods.map(|&prefix| Match::DestinationNetworkIn { prefix, set: PODS.into() });
     let inside = fixed.chain(pods).chain([Match::DestinationIn(NODES.into())]);
     let returned = |inside| rule([Statement::Match(inside), Statement::Verdict(Verdict::Return)]);
 

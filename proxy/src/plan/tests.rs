@@ -431,7 +431,6 @@ fn with_node_port(settings: &Settings) -> Node {
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
         node_ips: vec!["192.168.14.50".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        ..Surroundings::default()
     };
     let mut node = Node::within(settings, &surroundings);
     node.set(&name("web"), Some(&ServicePort { node_port: Some(30_632), ..port("10.96.0.1", &[2]) }));

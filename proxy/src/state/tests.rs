@@ -8,6 +8,8 @@ use crate::{
     service_port::Endpoint,
 };
 
+mod nodes;
+
 /// A service of one port `http`, changed by `spec`.
 fn service(name: &str, spec: Value) -> Event {
     labelled_service(name, json!({}), spec)

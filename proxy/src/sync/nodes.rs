@@ -174,7 +174,7 @@ impl NodeRoutes {
         self.skip_reports().await;
         let links = self.kernel.links().await?;
         self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
-        self.own = state.own().cloned().or(self.own.take());
+        self.own = state.own_as_known().cloned();
         let before = self.routing.as_ref().map(|routing| routing.site().ends.clone()).unwrap_or_default();
         let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
         let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
@@ -226,7 +226,9 @@ impl NodeRoutes {
             let reason = "none of this node's internal addresses is on a link of its own: \
                           no tunnel can begin, and no pod can start";
             complaints.insert(reason.to_owned());
-        } else if is_tunnelled && let Err(error) = self.told.tell(state.own(), pod_mtu.unwrap_or(mtu)) {
+        } else if is_tunnelled
+            && let Err(error) = self.told.tell(state.own_as_known(), pod_mtu.unwrap_or(mtu))
+        {
             self.is_whole_due |= error.may_pass();
             complaints.insert(said(&error));
         }

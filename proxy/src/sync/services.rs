@@ -265,7 +265,8 @@ impl Services for Nftables {
     }
 
     fn admit_nodes(&mut self) {
-        if self.stage == Stage::InStep && self.planner.pending() > 0 {
+        let is_known = matches!(self.stage, Stage::InStep | Stage::Filling);
+        if is_known && self.planner.pending() > 0 {
             // If it fails, the commit that follows mends it, and says what is wrong if it cannot.
             let _ = self.flush();
         }

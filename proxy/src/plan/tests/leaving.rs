@@ -37,12 +37,8 @@ fn node_in(cluster: &[objects::Node], excepted: Option<Vec<IpNetwork>>) -> Node 
 
 /// What the first of these nodes hears of all.
 fn surroundings(cluster: &[objects::Node]) -> Surroundings {
-    let prefixes = cluster.iter().flat_map(|node| &node.pod_cidrs);
-    Surroundings {
-        pod_cidrs: cluster.first().map(|own| own.pod_cidrs.clone()).unwrap_or_default(),
-        pod_prefixes: prefixes.map(|cidr| (Family::of(cidr.ip()), cidr.prefix())).collect(),
-        ..Surroundings::default()
-    }
+    let pod_cidrs = cluster.first().map(|own| own.pod_cidrs.clone()).unwrap_or_default();
+    Surroundings { pod_cidrs, ..Surroundings::default() }
 }
 
 fn cluster() -> [objects::Node; 3] {
@@ -117,8 +113,10 @@ fn a_node_that_leaves_is_inside_until_nothing_leads_to_it_any_more() {
     let mut node = node_in(&cluster(), Some(Vec::new()));
 
     node.planner.set_node("w1", None);
+    node.planner.set_node("w2", None); // no other pod CIDR is as long as its own
     for _ in 0..2 {
         assert_eq!(to(&node, "10.244.1.1"), "untouched");
+        assert_eq!(to(&node, "10.245.3.255"), "untouched");
         assert!(!node.planner.is_settled());
         node.planner.retire();
         node.commit();
@@ -126,7 +124,9 @@ fn a_node_that_leaves_is_inside_until_nothing_leads_to_it_any_more() {
 
     assert!(node.planner.is_settled());
     assert_eq!(to(&node, "10.244.1.1"), "untouched masqueraded");
+    assert_eq!(to(&node, "10.245.3.255"), "untouched masqueraded");
     assert_eq!(to(&node, "192.168.14.128"), "untouched masqueraded");
+    assert!(!node.table().to_string().contains("255.255.254.0"), "no rule is left for its length");
 }
 
 #[test]
@@ -148,6 +148,30 @@ fn a_new_start_writes_nothing_of_nodes_that_stayed_and_forgets_those_that_left()
         assert_eq!(node.commit().elements(), (0, gone));
     }
     assert_eq!(to(&node, "10.245.3.255"), "untouched masqueraded");
+}
+
+#[test]
+fn where_nodes_were_not_told_from_strangers_nobody_is_masqueraded_before_they_are() {
+    let mut old = node_in(&cluster(), None).table().clone();
+    old.maps.retain(|name, _| !["pods", "nodes"].contains(&&**name)); // as a build has left it that did not masquerade
+    let settings = Settings { unmasqueraded_by_pods: Some(Vec::new()), ..in_cluster() };
+    let mut node = Node::within(&settings, &surroundings(&cluster()));
+    node.kernel = Fake::default();
+    let mut everything = Transaction::default();
+    everything.replace(&old);
+    node.kernel.commit(&everything).unwrap();
+
+    let mend = node.planner.adopt(Held::from(&old)).unwrap();
+    node.kernel.commit(&mend).unwrap();
+    assert_eq!([to(&node, "203.0.113.9"), to(&node, "10.244.1.1")], ["untouched"; 2], "{mend}");
+    for member in &cluster() {
+        node.planner.set_node(&member.name.name, Some(member));
+    }
+    assert_eq!(node.planner.take_chains(), Transaction::default());
+    let at_once = node.planner.take();
+    node.kernel.commit(&at_once).unwrap();
+
+    assert_eq!([to(&node, "203.0.113.9"), to(&node, "10.244.1.1")], ["untouched masqueraded", "untouched"]);
 }
 
 /// Networks that overlap, begin alike, and stand for each other in the set.
@@ -182,12 +206,6 @@ proptest! {
                 Some(object) => drop(members.insert(name, object)),
                 None => drop(members.remove(&name)),
             }
-            let cidrs = members.values().flat_map(|member| &member.pod_cidrs).chain(&own.pod_cidrs);
-            node.planner.surround(&Surroundings {
-                pod_cidrs: own.pod_cidrs.clone(),
-                pod_prefixes: cidrs.map(|cidr| (Family::of(cidr.ip()), cidr.prefix())).collect(),
-                ..Surroundings::default()
-            });
             for _ in 0..2 {
                 node.planner.retire();
                 node.commit();
