@@ -211,6 +211,13 @@ pub enum RouteMode {
     None,
 }
 
+impl RouteMode {
+    /// Says whether packets may come inside of others.
+    pub fn has_tunnels(self) -> bool {
+        matches!(self, Self::Auto | Self::Vxlan)
+    }
+}
+
 /// How connections of this node's pods are told from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DetectLocalMode {

@@ -459,6 +459,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         local_pods,
         masquerade_all: config.masquerade_all,
+        overlay_port: config.routes.has_tunnels().then_some(config.overlay.port),
         unmasqueraded_by_pods: leads_to_pods.then(excepted),
         node_port_addresses: config.nodeport_addresses.clone(),
         localhost_node_ports: config.localhost_node_ports,

@@ -33,6 +33,7 @@ mod members;
 mod node_ports;
 mod numbers;
 mod order;
+mod overlay;
 mod rejection;
 mod rendezvous;
 mod rotation;

@@ -107,6 +107,7 @@ fn assert_lists(listing: &[serde_json::Value], table: &Table) {
         let hook = chain.hook.map(|hook| match hook {
             Hook::Prerouting | Hook::LatePrerouting | Hook::RawPrerouting => NfHook::Prerouting,
             Hook::Output | Hook::LateOutput | Hook::FilterOutput => NfHook::Output,
+            Hook::FilterInput => NfHook::Input,
             Hook::FilterForward => NfHook::Forward,
             Hook::Postrouting => NfHook::Postrouting,
         });
@@ -348,6 +349,11 @@ fn filters(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>), networ
                 Statement::Reject,
             ]),
             rule([
+                Statement::Match(Match::Port(Protocol::Udp, 8472)),
+                Statement::Match(Match::SourceIn("hosts".into())),
+                drop(),
+            ]),
+            rule([
                 Statement::Match(Match::DestinationNetworkIn {
                     prefix: network.prefix() + 5,
                     set: "hosts".into(),
@@ -362,6 +368,7 @@ fn filters(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>), networ
     };
     chain("forward", Some(Hook::FilterForward), filter());
     chain("local", Some(Hook::FilterOutput), filter());
+    chain("input", Some(Hook::FilterInput), filter());
     chain(
         "ranges-1",
         None,

@@ -265,6 +265,7 @@ pub(super) fn place(hook: Hook) -> (&'static str, u32, i32) {
         Hook::LateOutput => ("nat", 3, -99),
         Hook::Postrouting => ("nat", 4, 100),
         Hook::RawPrerouting => ("filter", 0, -300),
+        Hook::FilterInput => ("filter", 1, 0),
         Hook::FilterForward => ("filter", 2, 0),
         Hook::FilterOutput => ("filter", 3, 0),
     }

@@ -181,6 +181,7 @@ fn maps_of(statement: &Statement) -> impl Iterator<Item = &MapName> {
         | Statement::Remember(Affinity { map, .. })
         | Statement::Match(
             Match::AddressesIn(map)
+            | Match::SourceIn(map)
             | Match::DestinationIn(map)
             | Match::DestinationNetworkIn { set: map, .. }
             | Match::ServiceIn(map),

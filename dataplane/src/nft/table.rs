@@ -62,6 +62,8 @@ pub enum Hook {
     Postrouting,
     /// Type filter: packets that arrive, before connection tracking has seen them.
     RawPrerouting,
+    /// Type filter: packets for this host, rewritten.
+    FilterInput,
     /// Type filter: packets on their way from one link to another, routed and rewritten.
     FilterForward,
     /// Type filter: packets of local processes, rewritten.
@@ -70,13 +72,14 @@ pub enum Hook {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Prerouting,
         Self::Output,
         Self::LatePrerouting,
         Self::LateOutput,
         Self::Postrouting,
         Self::RawPrerouting,
+        Self::FilterInput,
         Self::FilterForward,
         Self::FilterOutput,
     ];
@@ -142,6 +145,8 @@ pub struct Affinity {
 pub enum Match {
     /// `meta l4proto tcp`.
     Protocol(Protocol),
+    /// `udp dport 8472`.
+    Port(Protocol, u16),
     /// `fib daddr type local`.
     ToThisHost,
     /// `fib saddr type local`.
@@ -184,6 +189,8 @@ pub enum Match {
     DestinationRewritten,
     /// `meta iifkind "bridge" meta oifkind "bridge"`: from one bridge to another, or back into the same one. // kernel 5.7
     BetweenBridges,
+    /// `ip saddr @set`.
+    SourceIn(MapName),
     /// `ip daddr @set`.
     DestinationIn(MapName),
     /// `ip daddr & 255.255.255.128 | 0.0.0.128 == @set`: the set has the network of that length which the destination is in. See

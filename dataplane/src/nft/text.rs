@@ -168,6 +168,7 @@ impl Display for Hook {
             Self::LateOutput => "type nat hook output priority -99; policy accept;",
             Self::Postrouting => "type nat hook postrouting priority srcnat; policy accept;",
             Self::RawPrerouting => "type filter hook prerouting priority raw; policy accept;",
+            Self::FilterInput => "type filter hook input priority filter; policy accept;",
             Self::FilterForward => "type filter hook forward priority filter; policy accept;",
             Self::FilterOutput => "type filter hook output priority filter; policy accept;",
         })
@@ -300,6 +301,7 @@ impl Display for In<'_, Match> {
         let Self(family, condition) = self;
         match condition {
             Match::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
+            Match::Port(protocol, port) => write!(f, "{protocol} dport {port}"),
             Match::ToThisHost => write!(f, "fib daddr type local"),
             Match::FromThisHost => write!(f, "fib saddr type local"),
             Match::SourceInside(network) => write!(f, "{family} saddr {}", network_text(*network)),
@@ -323,6 +325,7 @@ impl Display for In<'_, Match> {
             }
             Match::BetweenBridges => write!(f, "meta iifkind \"bridge\" meta oifkind \"bridge\""),
             Match::ServiceIn(set) => write!(f, "{family} daddr . meta l4proto . th dport @{set}"),
+            Match::SourceIn(set) => write!(f, "{family} saddr @{set}"),
             Match::DestinationIn(set) => write!(f, "{family} daddr @{set}"),
             // As nft writes what the kernel holds: `& network | end` in the one form that it has for both.
             Match::DestinationNetworkIn { prefix, set } => match network_bits(*family == Family::Ip, *prefix)

@@ -94,11 +94,18 @@ pub fn trace(table: &Table, packet: &Packet) -> Vec<Route> {
 }
 
 /// The hooks that a packet from a link meets.
-const ARRIVING: [Hook; 5] =
-    [Hook::RawPrerouting, Hook::Prerouting, Hook::LatePrerouting, Hook::FilterForward, Hook::Postrouting];
+const ARRIVING: [Hook; 6] = [
+    Hook::RawPrerouting,
+    Hook::Prerouting,
+    Hook::LatePrerouting,
+    Hook::FilterInput,
+    Hook::FilterForward,
+    Hook::Postrouting,
+];
 
 /// The hooks that a packet of a process meets.
-const SENT: [Hook; 4] = [Hook::Output, Hook::LateOutput, Hook::FilterOutput, Hook::Postrouting];
+const SENT: [Hook; 5] =
+    [Hook::Output, Hook::LateOutput, Hook::FilterOutput, Hook::Postrouting, Hook::FilterInput];
 
 /// A packet on its way.
 struct Walk<'a> {
@@ -146,7 +153,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Meets the hooks in the kernel's order. A packet that stays here meets none after prerouting that we use.
+    /// Meets the hooks in the kernel's order. A packet that stays here meets other ones after prerouting than one that goes on.
     fn route(&mut self) -> Route {
         let mut route = Route { fate: Fate::Untouched, is_masqueraded: false };
         let hooks = match self.packet.link {
@@ -157,6 +164,9 @@ impl<'a> Walk<'a> {
             let is_past_routing = matches!(hook, Hook::FilterForward | Hook::Postrouting);
             if is_past_routing && self.packet.link.is_some() && self.is_of_host(self.destination.ip()) {
                 break;
+            }
+            if *hook == Hook::FilterInput && !self.is_of_host(self.destination.ip()) {
+                continue;
             }
             if self.is_rewritten && matches!(hook, Hook::LatePrerouting | Hook::LateOutput) {
                 continue; // the kernel rewrites once
@@ -269,6 +279,7 @@ impl<'a> Walk<'a> {
         match condition {
             Match::Protocol(protocol) => self.packet.payload == Payload::Transport(*protocol),
             Match::EchoRequest => self.packet.payload == Payload::EchoRequest,
+            Match::Port(protocol, port) => self.port() == Some((*protocol, *port)),
             Match::ToThisHost => self.is_of_host(self.destination.ip()),
             Match::FromThisHost => self.is_of_host(self.packet.source),
             Match::SourceInside(network) => network.contains(self.packet.source),
@@ -286,6 +297,7 @@ impl<'a> Walk<'a> {
             Match::ServiceIn(set) => self.port().is_some_and(|(protocol, port)| {
                 self.element(set, Key::Service(self.destination.ip(), protocol, port)).is_some()
             }),
+            Match::SourceIn(set) => self.element(set, Key::Address(self.packet.source)).is_some(),
             Match::DestinationIn(set) => self.element(set, Key::Address(self.destination.ip())).is_some(),
             Match::DestinationNetworkIn { prefix, set } => {
                 let destination = self.destination.ip();

@@ -268,6 +268,13 @@ impl Peer {
         if by == to { Ok(from) } else { Err(format!("sent to {to}, and answered by {by}")) }
     }
 
+    /// The next thing that anybody says to it.
+    pub(crate) fn hear(&self) -> Result<String, String> {
+        let mut buffer = [0; 64];
+        let length = self.socket.recv(&mut buffer).map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
     fn receive(&self, data: &[u8], way: &str) -> Result<SocketAddr, String> {
         let mut buffer = vec![0; 1 << 16];
         loop {

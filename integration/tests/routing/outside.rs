@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use fairway_lab::{cluster::OUTSIDE, wait};
+use fairway_lab::{cluster::OUTSIDE, wait, wire::Datagram};
 
-use crate::bed::{Bed, FAR_IPS, NEW_NODE, PATIENCE};
+use crate::bed::{Bed, FAR_IPS, NEW_NODE, PATIENCE, Peer};
 
 /// The addresses of the machine outside on the nodes' first network, of node `m`, of `w1` beside it, and of `w3` behind the router.
 const ROUTER: [&str; 2] = ["192.168.14.1", "fd00:192:168:14::1"];
@@ -67,6 +67,35 @@ fairway_lab::sandbox_tests! {
         for (family, router) in ROUTER.map(ip).into_iter().enumerate() {
             assert_eq!(seen(&bed, "client", OUTSIDE, router, router), bed.ips("client")[family]);
         }
+    }
+
+    fn who_is_no_node_puts_nothing_into_a_tunnel() {
+        let bed = Bed::start(&[]);
+        bed.cluster.await_answer("client", "near").unwrap(); // so both know each other
+        let pod = Peer::at(&bed, "client", 1, 7);
+        let forge = |place: &str, words: &str| {
+            let from = "[fd00:10:244:3::99]:99".parse().unwrap(); // a pod of w3's, it seems
+            let inside = Datagram { from, to: pod.address(), data: words.as_bytes().to_vec() }.bytes();
+            let vxlan = [0x08, 0, 0, 0, 0, 0, 1, 0]; // RFC 7348 §5: the network's number is there, and it is 1
+            let ethernet = [0x02, 0x46, 0xc0, 0xa8, 0x0e, 0x32, 0x02, 0x46, 0xc0, 0xa8, 0x0f, 0x35, 0x86, 0xdd];
+            let send = || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.send_to(&[&vxlan, &ethernet[..], &inside].concat(), "192.168.14.50:8472").unwrap();
+            };
+            bed.cluster.place(place).unwrap().run(send).unwrap();
+        };
+
+        for _ in 0..20 {
+            forge(OUTSIDE, "stranger");
+            forge("near", "pod");
+        }
+        wait::until("a node's", || {
+            forge("w1", "node");
+            let heard = pod.hear()?;
+            assert_eq!(heard, "node");
+            Ok(())
+        })
+        .unwrap();
     }
 
     fn where_others_lead_to_pods_they_are_seen_as_they_are() {

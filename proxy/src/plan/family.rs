@@ -15,6 +15,7 @@ use super::{
     journal::Journal,
     layout, masquerade,
     members::{CLUSTER_IPS, HAIRPIN, Members, PINGABLE},
+    overlay,
     settings::Settings,
     source_ranges::Guard,
     target::{Choice, Nobody, Target, Targets},
@@ -133,7 +134,7 @@ impl FamilyPlanner {
     }
 
     pub(super) fn set_node(&mut self, name: &str, node: Option<&Node>) {
-        if self.settings.unmasqueraded_by_pods.is_some() {
+        if self.settings.unmasqueraded_by_pods.is_some() || self.settings.overlay_port.is_some() {
             let prefixes = self.cluster.prefixes();
             self.cluster.set(self.family, &mut self.journal, &mut self.inheritance, name, node);
             self.follow_prefixes(&prefixes);
@@ -295,7 +296,7 @@ impl FamilyPlanner {
         }
         // But for what tells pods and nodes from strangers: that becomes so in one transaction with them.
         let (mut of_nodes, mut held_of_nodes) = (Table::new(self.family), Held::new(self.family));
-        for name in masquerade::CHAINS {
+        for name in masquerade::CHAINS.into_iter().chain(overlay::CHAINS) {
             of_nodes.chains.extend(fixed.chains.remove_entry(name));
             held_of_nodes.chains.extend(held.chains.remove_entry(name));
         }

@@ -16,8 +16,8 @@ use dataplane::nft::{
 };
 
 use super::{
-    Settings, Surroundings, affinity, external, masquerade, members, node_ports, rejection, services,
-    source_ranges, unserved,
+    Settings, Surroundings, affinity, external, masquerade, members, node_ports, overlay, rejection,
+    services, source_ranges, unserved,
 };
 use crate::service_port::Family;
 
@@ -110,6 +110,7 @@ pub(super) fn skeleton(
     let guard = is_guarded.then(|| ("guard", node_ports::guard(family)));
     let chains = chains.into_iter().chain(masquerade::chains(family, settings, surroundings, pod_prefixes));
     let chains = chains.chain(external::chains(family, settings, surroundings));
+    let chains = chains.chain(overlay::chains(settings));
     for (name, chain) in chains.chain(unserved::chains(family, settings, surroundings)).chain(guard) {
         table.chains.insert(name.into(), chain);
     }

@@ -132,7 +132,7 @@ impl Site {
 
     /// Says whether other nodes may send through tunnels, and this one too.
     fn has_tunnels(&self) -> bool {
-        matches!(self.mode, RouteMode::Auto | RouteMode::Vxlan)
+        self.mode.has_tunnels()
     }
 
     /// The ways to a node's pods, CIDR by CIDR, as if there were no other node.

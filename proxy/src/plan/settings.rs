@@ -21,6 +21,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// Masquerade what pods of this node send to the outside, but for these networks. `None`: leave it as it is.
     pub unmasqueraded_by_pods: Option<Vec<IpNetwork>>,
+    /// The UDP port of tunnels, which nodes alone may send to; none where there are none.
+    pub overlay_port: Option<u16>,
     /// Addresses of this node that serve node ports.
     pub node_port_addresses: NodePortAddresses,
     /// Serve node ports on loopback addresses, too (IPv4, with `route_localnet`).
@@ -44,6 +46,7 @@ impl Default for Settings {
             local_pods: LocalPods::ClusterCidr(Vec::new()),
             masquerade_all: false,
             unmasqueraded_by_pods: None,
+            overlay_port: None,
             node_port_addresses: NodePortAddresses::All,
             localhost_node_ports: false,
             guard_localhost: false,

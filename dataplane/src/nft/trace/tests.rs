@@ -70,6 +70,19 @@ fn filters_see_the_rewritten_destination() {
 }
 
 #[test]
+fn what_is_for_this_host_is_not_on_its_way() {
+    let port = Match::Port(Protocol::Tcp, 80);
+    let table = table([
+        (Hook::FilterInput, when(port.clone(), drop())),
+        (Hook::FilterForward, when(port, Statement::Reject)),
+    ]);
+
+    check(&table, &packet(Some("eth0"), SERVICE), "rejected");
+    check(&table, &packet(Some("eth0"), NODE), "dropped");
+    check(&table, &packet(None, NODE), "dropped");
+}
+
+#[test]
 fn the_raw_chain_comes_first_and_knows_no_state() {
     let new = || when(Match::State(State::New), drop());
     let knows = table([(Hook::RawPrerouting, new()), (Hook::Prerouting, rewrite())]);

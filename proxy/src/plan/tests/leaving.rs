@@ -130,6 +130,29 @@ fn a_node_that_leaves_is_inside_until_nothing_leads_to_it_any_more() {
 }
 
 #[test]
+fn nodes_alone_may_send_tunnels_packets() {
+    let settings =
+        Settings { overlay_port: Some(8472), unmasqueraded_by_pods: Some(Vec::new()), ..in_cluster() };
+    let mut node = Node::within(&settings, &surroundings(&cluster()));
+    node.planner.set_node("w1", Some(&cluster()[1]));
+    node.commit();
+    let sent_by = |source: &str, protocol, to: &str| {
+        node.ways(&Packet { payload: Payload::Transport(protocol), ..packet(source, to) })
+    };
+
+    assert_eq!(sent_by("192.168.15.51", Protocol::Udp, "192.168.14.50:8472"), "untouched");
+    assert_eq!(sent_by("192.168.15.52", Protocol::Udp, "192.168.14.50:8472"), "dropped");
+    assert_eq!(sent_by("10.244.0.7", Protocol::Udp, "192.168.14.50:8472"), "dropped", "pods send none");
+    for (protocol, to) in [
+        (Protocol::Udp, "192.168.14.50:8473"),
+        (Protocol::Tcp, "192.168.14.50:8472"),
+        (Protocol::Udp, "10.244.1.7:8472"), // a pod's own port of that number
+    ] {
+        assert_eq!(sent_by("192.168.15.52", protocol, to), "untouched", "{protocol} {to}");
+    }
+}
+
+#[test]
 fn a_new_start_writes_nothing_of_nodes_that_stayed_and_forgets_those_that_left() {
     let mut node = node_in(&cluster(), Some(Vec::new()));
     let settings = Settings { unmasqueraded_by_pods: Some(Vec::new()), ..in_cluster() };

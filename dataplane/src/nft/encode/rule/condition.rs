@@ -33,6 +33,12 @@ impl Expressions<'_> {
                 self.load_meta(L4PROTO, R0);
                 self.compare(EQUAL, &[protocol.number()]);
             }
+            Match::Port(protocol, port) => {
+                self.load_meta(L4PROTO, R0);
+                self.compare(EQUAL, &[protocol.number()]);
+                self.payload(R0, 2, 2, 2);
+                self.compare(EQUAL, &port.to_be_bytes());
+            }
             Match::ToThisHost => self.is_local(DESTINATION),
             Match::FromThisHost => self.is_local(SOURCE),
             Match::SourceInside(network) => {
@@ -96,6 +102,10 @@ impl Expressions<'_> {
             Match::ServiceIn(set) => {
                 let protocol = self.load_destination(R0);
                 self.load_port(protocol);
+                self.lookup(set, R0, None);
+            }
+            Match::SourceIn(set) => {
+                self.load_source(R0);
                 self.lookup(set, R0, None);
             }
             Match::DestinationIn(set) => {
