@@ -12,6 +12,14 @@ pub const HOST_PORTS_TABLE: &str = "fairway-host-ports";
 /// Protocol number of the routes we own (`ip route show proto 70`).
 pub const ROUTE_PROTOCOL: u8 = 70;
 
+/// Number of our own table of routes (`ip route show table 18007`): `FW` in ASCII. Those that others take are smaller, or look like
+/// ports and marks.
+pub const ROUTE_TABLE: u32 = 0x4657;
+
+/// Priority of the rules that lead to it, which bear the protocol number of our routes: behind the kernel's own for VRFs (1000), and
+/// before those by which VPNs take all that leaves a machine (Tailscale's 5270, wg-quick's just before the main table's 32766).
+pub const RULE_PRIORITY: u32 = 1070;
+
 /// First letters of the name of every veth host end that we make.
 pub const LINK_PREFIX: &str = "fw";
 

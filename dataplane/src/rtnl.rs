@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours and VXLAN's forwardings: values, the difference between two sets of routes, and the kernel.
+//! Links, addresses, routes, rules, neighbours and VXLAN's forwardings: values, the difference between two sets of routes, and the kernel.
 //!
 //! In: values. Out: values, and changes made by [`Kernel`], a route-netlink socket that is opened inside a namespace and
 //! used from outside it; [`Monitor`] tells when to look again. [`Fake`] keeps routes as the kernel does, for tests without one; both pass the same contract.
@@ -21,6 +21,7 @@ mod monitor;
 mod neighbour;
 mod reports;
 mod route;
+mod rule;
 mod shaping;
 mod tunnel;
 
@@ -35,7 +36,8 @@ pub use self::{
     monitor::{Kinds, Monitor},
     neighbour::{Neighbour, NeighbourState},
     reports::{Report, Reports},
-    route::{Route, Routes, Scope},
+    route::{Route, Routes, Scope, Table},
+    rule::{Rule, Rules},
     shaping::TokenBucket,
     tunnel::{Device, Forwarding, Tunnel, Tunnels, Vxlan},
 };

@@ -9,8 +9,9 @@ use dataplane::{
     owner,
     rtnl::{
         Address, AddressFlags, Bridge, Change, Fake, Kernel, LOOPBACK, Link, Mac, Neighbour, NeighbourState,
-        Port, Route, Routes, TokenBucket, VethEnd, diff,
+        Port, Route, Routes, Rule, Rules, Table, TokenBucket, VethEnd, diff,
     },
+    sysctl,
 };
 use fairway_lab::host::Host;
 use proptest::{
@@ -67,10 +68,17 @@ enum Call {
     /// Deletes the n-th of the routes that are listed.
     DeleteListed(usize),
     DeleteAbsent,
+    AddRule(Rule),
+    DeleteRule(Rule),
 }
 
-/// Routes near and far, in both families, over two links; some with a gateway that is not on the link.
+/// Routes near and far, in both tables and families, over two links; some with a gateway that is not on the link.
 fn any_route(links: [u32; 2]) -> impl Strategy<Value = Route> {
+    let table = prop_oneof![2 => Just(Table::Main), 1 => Just(Table::Own)];
+    (table, any_route_of_main(links)).prop_map(|(table, route)| Route { table, ..route })
+}
+
+fn any_route_of_main(links: [u32; 2]) -> impl Strategy<Value = Route> {
     let near =
         (any::<bool>(), 0..2usize, proptest::option::of(1..3u32)).prop_map(move |(v4, link, metric)| {
             let destination = net(if v4 { "192.168.1.0/24" } else { "fd00:1::/64" });
@@ -89,12 +97,22 @@ fn any_route(links: [u32; 2]) -> impl Strategy<Value = Route> {
     prop_oneof![near, far]
 }
 
+/// Rules for few sources of both families, so that they meet again.
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let sources = ["10.244.0.0/24", "10.244.0.0/25", "10.244.1.7/32", "fd00:1::/64", "fd00:1::/65"].map(net);
+    let priority = prop_oneof![3 => Just(owner::RULE_PRIORITY), 1 => 900..902u32];
+    (proptest::sample::select(sources.to_vec()), priority)
+        .prop_map(|(source, priority)| Rule { source, priority })
+}
+
 fn calls(links: [u32; 2]) -> impl Strategy<Value = Vec<Call>> {
     let call = prop_oneof![
         4 => any_route(links).prop_map(Call::Add),
         2 => any_route(links).prop_map(Call::Replace),
         2 => (0..8usize).prop_map(Call::DeleteListed),
         1 => Just(Call::DeleteAbsent),
+        2 => any_rule().prop_map(Call::AddRule),
+        1 => any_rule().prop_map(Call::DeleteRule),
     ];
     vec(call, 1..20)
 }
@@ -103,8 +121,12 @@ async fn listed(routes: &impl Routes) -> BTreeSet<Route> {
     routes.routes(owner::ROUTE_PROTOCOL).await.unwrap().into_iter().collect()
 }
 
+async fn listed_rules(rules: &impl Rules) -> BTreeSet<Rule> {
+    rules.rules().await.unwrap().into_iter().collect()
+}
+
 /// Makes a call and returns the kernel's number for what went wrong.
-async fn make(call: &Call, links: [u32; 2], routes: &impl Routes) -> Option<i32> {
+async fn make<T: Routes + Rules>(call: &Call, links: [u32; 2], routes: &T) -> Option<i32> {
     let done = match call {
         Call::Add(route) => routes.add_route(route).await,
         Call::Replace(route) => routes.replace_route(route).await,
@@ -112,6 +134,8 @@ async fn make(call: &Call, links: [u32; 2], routes: &impl Routes) -> Option<i32>
             Some(route) => routes.delete_route(route).await,
             None => Ok(()),
         },
+        Call::AddRule(rule) => routes.add_rule(rule).await,
+        Call::DeleteRule(rule) => routes.delete_rule(rule).await,
         Call::DeleteAbsent => routes.delete_route(&Route::on_link(net("172.16.0.0/12"), links[0])).await,
     };
     done.err().and_then(|error| error.errno())
@@ -120,6 +144,9 @@ async fn make(call: &Call, links: [u32; 2], routes: &impl Routes) -> Option<i32>
 async fn clear(kernel: &Kernel) {
     for change in diff(&listed(kernel).await, &BTreeSet::new()) {
         kernel.apply(&change).await.unwrap();
+    }
+    for rule in listed_rules(kernel).await {
+        kernel.delete_rule(&rule).await.unwrap();
     }
 }
 
@@ -143,6 +170,7 @@ fairway_lab::sandbox_tests! {
                         let (real, faked) = (make(call, links, &kernel).await, make(call, links, &fake).await);
                         prop_assert_eq!(real, faked, "errno of {:?}", call);
                         prop_assert_eq!(listed(&kernel).await, listed(&fake).await, "after {:?}", call);
+                        prop_assert_eq!(listed_rules(&kernel).await, listed_rules(&fake).await, "after {:?}", call);
                     }
                     Ok::<(), TestCaseError>(())
                 })
@@ -152,6 +180,21 @@ fairway_lab::sandbox_tests! {
         .unwrap();
     }
 
+    fn a_link_takes_packets_whose_answers_leave_by_another_once_it_is_told_to() {
+        on_a_host(|kernel| async move {
+            let (one, _) = pair(&kernel).await;
+            let value = || sysctl::read("net/ipv4/conf/one/rp_filter").unwrap();
+            sysctl::set("net/ipv4/conf/one/rp_filter", "1").unwrap();
+            sysctl::set("net/ipv4/conf/one/arp_ignore", "3").unwrap();
+
+            kernel.loosen_reverse_path_filter(one.index).await.unwrap();
+
+            assert_eq!(value(), "2");
+            assert_eq!(sysctl::read("net/ipv4/conf/one/arp_ignore").unwrap(), "3", "all else stays");
+            assert!(kernel.loosen_reverse_path_filter(999_999).await.unwrap_err().is_not_found());
+        });
+    }
+
     fn applying_the_difference_gives_the_other_set() {
         on_a_host(|kernel| async move {
             let (one, two) = pair(&kernel).await;
@@ -159,7 +202,8 @@ fairway_lab::sandbox_tests! {
             let far = Route::through(net("10.244.1.0/24"), ip("10.1.0.9"), one.index);
             let moved = Route { gateway: Some(ip("10.1.0.8")), mtu: Some(1300), ..far };
             let other = Route::on_link(net("fd00::/64"), two.index);
-            let sets = [vec![], vec![far, near], vec![moved, near, other], vec![other], vec![]];
+            let own = Route { table: Table::Own, ..far };
+            let sets = [vec![], vec![far, near], vec![moved, near, other, own], vec![other, near, own], vec![]];
 
             for wanted in sets {
                 for change in diff(&listed(&kernel).await, &wanted) {

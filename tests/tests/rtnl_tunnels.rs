@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use dataplane::rtnl::{
-    Fake, Forwarding, Kernel, LOOPBACK, Mac, Neighbour, NeighbourState, Report, Reports, Route, Routes,
-    Tunnel, Tunnels, Vxlan,
+    Fake, Forwarding, Kernel, LOOPBACK, Mac, Neighbour, NeighbourState, Report, Reports, Route, Routes, Rule,
+    Rules, Table, Tunnel, Tunnels, Vxlan,
 };
 use fairway_lab::host::Host;
 use proptest::{
@@ -164,14 +164,26 @@ fairway_lab::sandbox_tests! {
             let neighbour = neighbour(index, "fe80::2", 1);
             kernel.put_neighbour(&neighbour).await.unwrap();
             told(&mut reports, "a neighbour", |report| *report == Report::Neighbour(neighbour)).await;
-            for (net, gateway) in [("10.244.1.0/24", "192.168.1.1"), ("fd00:1::/64", "fe80::2")] {
-                let route = Route { onlink: true, ..Route::through(net.parse().unwrap(), ip(gateway), index) };
+            for (net, gateway, table) in [
+                ("10.244.1.0/24", "192.168.1.1", Table::Main),
+                ("fd00:1::/64", "fe80::2", Table::Main),
+                ("192.168.2.1/32", "192.168.1.1", Table::Own),
+                ("fd00:2::1/128", "fe80::2", Table::Own),
+            ] {
+                let route = Route { table, onlink: true, ..Route::through(net.parse().unwrap(), ip(gateway), index) };
                 kernel.add_route(&route).await.unwrap();
                 let listed = kernel.routes(70).await.unwrap();
                 let listed = *listed.iter().find(|listed| listed.destination == route.destination).unwrap();
                 told(&mut reports, "a route", |report| *report == Report::Route(listed)).await;
                 kernel.delete_route(&route).await.unwrap();
                 told(&mut reports, "no route", |report| *report == Report::RouteGone(listed)).await;
+            }
+            for source in ["10.244.0.0/24", "fd00::/64"] {
+                let rule = Rule::of_source(source.parse().unwrap());
+                kernel.add_rule(&rule).await.unwrap();
+                told(&mut reports, "a rule", |report| *report == Report::Rule(rule)).await;
+                kernel.delete_rule(&rule).await.unwrap();
+                told(&mut reports, "no rule", |report| *report == Report::RuleGone(rule)).await;
             }
             kernel.delete_forwarding(&forwarding).await.unwrap();
             told(&mut reports, "no forwarding", |report| *report == Report::ForwardingGone(forwarding)).await;

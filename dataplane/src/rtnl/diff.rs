@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Route;
+use super::{Route, route::Key};
 
 /// A change of one route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +44,7 @@ pub fn diff<'a>(
     put
 }
 
-fn ours_by_key<'a>(
-    routes: impl IntoIterator<Item = &'a Route>,
-) -> BTreeMap<(ipnetwork::IpNetwork, Option<u32>), &'a Route> {
+fn ours_by_key<'a>(routes: impl IntoIterator<Item = &'a Route>) -> BTreeMap<Key, &'a Route> {
     routes.into_iter().filter(|route| route.is_ours()).map(|route| (route.key(), route)).collect()
 }
 

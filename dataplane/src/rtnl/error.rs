@@ -87,6 +87,12 @@ impl Error {
         self.errno().is_some_and(|errno| unknown.contains(&Errno::from_raw(errno)))
     }
 
+    /// Says whether the kernel knows nothing of that kind in that family of addresses: it was built or started without it.
+    pub fn is_unknown_family(&self) -> bool {
+        let unknown = [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP];
+        self.errno().is_some_and(|errno| unknown.contains(&Errno::from_raw(errno)))
+    }
+
     /// Says whether there is such an object already.
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(Errno::EEXIST as i32)

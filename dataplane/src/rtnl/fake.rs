@@ -1,4 +1,4 @@
-//! Routes and VXLAN devices without a kernel: what [`super::Kernel`] would answer, from memory.
+//! Routes, rules and VXLAN devices without a kernel: what [`super::Kernel`] would answer, from memory.
 //!
 //! In: the links that there are, then the same calls as the kernel takes. Out: the same answers and errors.
 //! It knows links, destinations and gateways; it does not know addresses, so it takes any source address.
@@ -10,29 +10,37 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
-use super::{Error, Operation, Route, Routes, route::DEFAULT_METRIC_V6};
+use super::{
+    Error, Operation, Route, Routes, Rule, Rules, Table,
+    route::{DEFAULT_METRIC_V6, Key},
+};
 
 mod tunnels;
 
-/// A main table, and VXLAN devices, in memory.
+/// Both tables, rules, and VXLAN devices, in memory.
 #[derive(Debug)]
 pub struct Fake {
     links: BTreeSet<u32>,
-    table: Mutex<BTreeMap<(IpNetwork, Option<u32>), Route>>,
+    table: Mutex<BTreeMap<Key, Route>>,
+    rules: Mutex<BTreeSet<Rule>>,
     tunnels: Mutex<tunnels::Table>,
 }
 
 impl Fake {
-    /// An empty table over links that are up.
+    /// Empty tables over links that are up.
     pub fn with_links(links: impl IntoIterator<Item = u32>) -> Self {
-        Self { links: links.into_iter().collect(), table: Mutex::default(), tunnels: Mutex::default() }
+        let (table, rules, tunnels) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { links: links.into_iter().collect(), table, rules, tunnels }
     }
 
-    fn table(&self) -> MutexGuard<'_, BTreeMap<(IpNetwork, Option<u32>), Route>> {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Key, Route>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_rules(&self) -> MutexGuard<'_, BTreeSet<Rule>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the kernel looks at before it keeps a route, in its order.
@@ -48,22 +56,25 @@ impl Fake {
         match (route.onlink, gateway.is_ipv4()) {
             (true, false) if self.is_beyond_another_link(gateway, route.link) => Err(Errno::EINVAL),
             (true, _) => Ok(()),
-            (false, _) if self.is_on_link(gateway, route.link) => Ok(()),
+            (false, _) if self.is_on_link(gateway, route) => Ok(()),
             (false, true) => Err(Errno::ENETUNREACH),
             (false, false) => Err(Errno::EHOSTUNREACH),
         }
     }
 
-    fn is_on_link(&self, gateway: IpAddr, link: u32) -> bool {
+    /// A gateway is looked for in the table of the route itself, and then in the main one.
+    fn is_on_link(&self, gateway: IpAddr, route: &Route) -> bool {
         let table = self.table();
-        let mut direct = table.values().filter(|route| route.gateway.is_none() && route.link == link);
-        direct.any(|route| route.destination.contains(gateway))
+        let direct = table.values().filter(|near| near.gateway.is_none() && near.link == route.link);
+        let mut direct = direct.filter(|near| [Table::Main, route.table].contains(&near.table));
+        direct.any(|near| near.destination.contains(gateway))
     }
 
-    /// IPv6 does not believe `onlink` where the gateway's own route, unless it is a default, leads over another link.
+    /// IPv6 does not believe `onlink` where the gateway's own route in the main table, unless it is a default, leads over another link.
     fn is_beyond_another_link(&self, gateway: IpAddr, link: u32) -> bool {
         let table = self.table();
-        let towards = table.values().filter(|route| route.destination.prefix() > 0);
+        let towards = table.values().filter(|route| route.table == Table::Main);
+        let towards = towards.filter(|route| route.destination.prefix() > 0);
         let towards = towards.filter(|route| route.destination.contains(gateway));
         let best = towards.min_by_key(|route| {
             (Reverse(route.destination.prefix()), route.metric.unwrap_or(DEFAULT_METRIC_V6))
@@ -102,5 +113,23 @@ impl Routes for Fake {
         }
         table.remove(&route.key());
         Ok(())
+    }
+}
+
+impl Rules for Fake {
+    async fn rules(&self) -> Result<Vec<Rule>, Error> {
+        Ok(self.held_rules().iter().copied().collect())
+    }
+
+    async fn add_rule(&self, rule: &Rule) -> Result<(), Error> {
+        let is_new = self.held_rules().insert(*rule);
+        let refused = || Error::refused(Operation::Add, &format!("rule {rule}"), Errno::EEXIST);
+        is_new.then_some(()).ok_or_else(refused)
+    }
+
+    async fn delete_rule(&self, rule: &Rule) -> Result<(), Error> {
+        let was_there = self.held_rules().remove(rule);
+        let refused = || Error::refused(Operation::Delete, &format!("rule {rule}"), Errno::ENOENT);
+        was_there.then_some(()).ok_or_else(refused)
     }
 }

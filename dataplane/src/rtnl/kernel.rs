@@ -1,4 +1,4 @@
-//! The kernel's own links, addresses, routes and neighbours, over one route-netlink socket.
+//! The kernel's own links, addresses, routes, rules and neighbours, over one route-netlink socket.
 //!
 //! In: a namespace to open the socket in, then requests from anywhere. Out: values, or an error that names what was asked.
 //! This is the only module that names the netlink crates: they change their interface every few months.
@@ -9,6 +9,7 @@ mod links;
 mod neighbours;
 mod reports;
 mod routes;
+mod rules;
 mod shaping;
 mod tunnels;
 

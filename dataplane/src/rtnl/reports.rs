@@ -1,4 +1,4 @@
-//! What happens to links, addresses, routes and neighbours, one by one, as the kernel tells it.
+//! What happens to links, addresses, routes, rules and neighbours, one by one, as the kernel tells it.
 //!
 //! In: a namespace. Out: each thing as it is now, or that it is gone, whoever did it; our own changes as well. Where the kernel had no
 //! room to tell, that is a report of its own. For whoever must know whether what happened concerns him; whoever need not takes
@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::runtime;
 
 use super::{
-    Address, Error, Forwarding, Link, Neighbour, Route, kernel,
+    Address, Error, Forwarding, Link, Neighbour, Route, Rule, kernel,
     monitor::{
         LONGEST, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
         RTNLGRP_LINK,
@@ -27,16 +27,20 @@ use super::{
 
 // Further multicast groups (include/uapi/linux/rtnetlink.h, enum rtnetlink_groups).
 const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_IPV4_RULE: u32 = 8;
+const RTNLGRP_IPV6_RULE: u32 = 19;
 const RTNLGRP_IPV4_NETCONF: u32 = 24;
 const RTNLGRP_IPV6_NETCONF: u32 = 25;
 
-const GROUPS: [u32; 8] = [
+const GROUPS: [u32; 10] = [
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_IFADDR,
     RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_RULE,
     RTNLGRP_IPV4_NETCONF,
     RTNLGRP_IPV6_NETCONF,
 ];
@@ -56,10 +60,14 @@ pub enum Report {
     Address(Address),
     /// A link has it no more.
     AddressGone(Address),
-    /// A route of the main table is there.
+    /// A route of the main table or of ours is there.
     Route(Route),
-    /// A route of the main table is gone.
+    /// A route of the main table or of ours is gone.
     RouteGone(Route),
+    /// A rule of ours is there.
+    Rule(Rule),
+    /// A rule of ours is gone.
+    RuleGone(Rule),
     /// A neighbour is there, and is like this.
     Neighbour(Neighbour),
     /// A neighbour is gone.

@@ -1,4 +1,4 @@
-//! Routes of the main table, and what can be done with them.
+//! Routes of the main table and of ours, and what can be done with them.
 
 use std::{fmt, net::IpAddr};
 
@@ -22,9 +22,42 @@ pub enum Scope {
     Host,
 }
 
-/// A unicast route of the main table.
+/// A table of routes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// The one that every packet comes to that no other had a route for.
+    #[default]
+    Main,
+    /// Ours: a [`super::Rule`] leads to it.
+    Own,
+}
+
+impl Table {
+    /// What the kernel calls it.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Main => MAIN,
+            Self::Own => owner::ROUTE_TABLE,
+        }
+    }
+
+    /// The one that the kernel calls so; nothing if it is another's.
+    pub(super) fn of(number: u32) -> Option<Self> {
+        [Self::Main, Self::Own].into_iter().find(|table| table.number() == number)
+    }
+}
+
+/// `RT_TABLE_MAIN` (rtnetlink.h).
+const MAIN: u32 = 254;
+
+/// What the kernel keeps one route for: a table, a destination and a metric.
+pub(super) type Key = (Table, IpNetwork, Option<u32>);
+
+/// A unicast route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
+    /// Who is to find it.
+    pub table: Table,
     /// Where to.
     pub destination: IpNetwork,
     /// Which of several routes to one destination comes first: the lowest. Nothing is the kernel's default.
@@ -50,6 +83,7 @@ impl Route {
     pub fn on_link(destination: IpNetwork, link: u32) -> Self {
         let scope = if destination.is_ipv4() { Scope::Link } else { Scope::Universe };
         Self {
+            table: Table::Main,
             destination,
             metric: None,
             gateway: None,
@@ -80,8 +114,8 @@ impl Route {
     }
 
     /// What makes two routes rivals: the kernel keeps one for each.
-    pub(super) fn key(&self) -> (IpNetwork, Option<u32>) {
-        (self.destination, self.metric)
+    pub(super) fn key(&self) -> Key {
+        (self.table, self.destination, self.metric)
     }
 }
 
@@ -92,7 +126,11 @@ impl fmt::Display for Route {
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }
-        write!(f, " dev {} proto {}", self.link, self.protocol)?;
+        write!(f, " dev {}", self.link)?;
+        if self.table != Table::Main {
+            write!(f, " table {}", self.table.number())?;
+        }
+        write!(f, " proto {}", self.protocol)?;
         if let Some(source) = self.source {
             write!(f, " src {source}")?;
         }
@@ -108,10 +146,10 @@ impl fmt::Display for Route {
 
 /// Whoever keeps routes: the kernel, or a fake of it.
 pub trait Routes {
-    /// Lists the routes of the main table that `protocol` made.
+    /// Lists the routes of both tables that `protocol` made.
     fn routes(&self, protocol: u8) -> impl Future<Output = Result<Vec<Route>, Error>> + Send;
 
-    /// Adds a route; one with its destination and metric must not be there.
+    /// Adds a route; one with its destination and metric must not be in its table.
     fn add_route(&self, route: &Route) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Puts a route in the place of the one with its destination and metric, or adds it.

@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-        LinkMessage,
+        AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     },
 };
 
@@ -68,6 +68,17 @@ impl Kernel {
     pub async fn set_up(&self, index: u32, is_up: bool) -> Result<(), Error> {
         let mut message = message_for(index);
         set_up_or_down(&mut message, is_up);
+        self.change_link(message, index).await
+    }
+
+    /// Makes a link take IPv4 packets from all sources that there is a way to, by whichever link: its `rp_filter` is loose (2). Needs no
+    /// `/proc/sys` that can be written. // kernel devinet.c `inet_set_link_af`
+    pub async fn loosen_reverse_path_filter(&self, index: u32) -> Result<(), Error> {
+        let mut settings = InetDevConf::default(); // what is 0 is not sent
+        settings.rp_filter = 2;
+        let settings = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+        let mut message = message_for(index);
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![settings]));
         self.change_link(message, index).await
     }
 

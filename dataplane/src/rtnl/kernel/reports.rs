@@ -4,7 +4,8 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{
-    addresses::address_of, links::link_of, neighbours::neighbour_of, routes::route_of, tunnels::forwarding_of,
+    addresses::address_of, links::link_of, neighbours::neighbour_of, routes::route_of, rules::rule_of,
+    tunnels::forwarding_of,
 };
 use crate::rtnl::Report;
 
@@ -30,6 +31,8 @@ pub(in crate::rtnl) fn report_of(kind: u16, message: &[u8]) -> Option<Report> {
         Message::DelAddress(address) => address_of(Message::NewAddress(address)).map(Report::AddressGone),
         Message::NewRoute(route) => route_of(Message::NewRoute(route)).map(Report::Route),
         Message::DelRoute(route) => route_of(Message::NewRoute(route)).map(Report::RouteGone),
+        Message::NewRule(rule) => rule_of(Message::NewRule(rule)).map(Report::Rule),
+        Message::DelRule(rule) => rule_of(Message::NewRule(rule)).map(Report::RuleGone),
         Message::NewNeighbour(entry) if entry.header.family == AddressFamily::Bridge => {
             forwarding_of(entry).map(Report::Forwarding)
         }

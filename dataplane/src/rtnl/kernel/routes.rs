@@ -1,4 +1,4 @@
-//! Routes of the main table.
+//! Routes of the main table and of ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ use netlink_packet_route::{
 use nix::errno::Errno;
 
 use super::{CREATE, Kernel, REPLACE};
-use crate::rtnl::{Error, Operation, Route, Routes, Scope, route::DEFAULT_METRIC_V6};
+use crate::rtnl::{Error, Operation, Route, Routes, Scope, Table, route::DEFAULT_METRIC_V6};
 
 impl Routes for Kernel {
     async fn routes(&self, protocol: u8) -> Result<Vec<Route>, Error> {
@@ -69,7 +69,8 @@ fn message_of(route: &Route) -> RouteMessage {
     message.header = RouteHeader {
         address_family: if is_ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 },
         destination_prefix_length: route.destination.prefix(),
-        table: RouteHeader::RT_TABLE_MAIN,
+        // The field is too small for all of them.
+        table: RouteHeader::RT_TABLE_UNSPEC,
         protocol: RouteProtocol::from(route.protocol),
         scope: match route.scope {
             Scope::Universe => RouteScope::Universe,
@@ -81,6 +82,7 @@ fn message_of(route: &Route) -> RouteMessage {
         ..RouteHeader::default()
     };
     let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Table(route.table.number()));
     attributes.push(RouteAttribute::Oif(route.link));
     if route.destination.prefix() > 0 {
         attributes.push(RouteAttribute::Destination(route.destination.ip().into()));
@@ -101,14 +103,15 @@ pub(super) fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
         AddressFamily::Inet6 => (false, Ipv6Addr::UNSPECIFIED.into()),
         _ => return None,
     };
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    if header.kind != RouteType::Unicast {
         return None;
     }
     let mut destination = any;
-    let mut link = None;
+    let (mut table, mut link) = (Table::of(header.table.into()), None);
     let (mut gateway, mut source, mut metric, mut mtu) = (None, None, None, None);
     for attribute in attributes {
         match attribute {
+            RouteAttribute::Table(number) => table = Table::of(number),
             RouteAttribute::Destination(address) => destination = ip_of(&address)?,
             RouteAttribute::Gateway(address) => gateway = ip_of(&address),
             RouteAttribute::PrefSource(address) => source = ip_of(&address),
@@ -124,6 +127,7 @@ pub(super) fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
         }
     }
     Some(Route {
+        table: table?,
         destination: IpNetwork::new(destination, header.destination_prefix_length).ok()?,
         metric,
         gateway,
