@@ -92,6 +92,11 @@ impl Switch {
         Ok(Self { runtime, netns, connected: AtomicU32::new(0) })
     }
 
+    /// Where its frames pass: for whoever plays a network that takes not all of them.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     /// Connects `host` with these addresses. Its default routes lead to the first address of each network, unless that
     /// is its own.
     pub fn connect(&self, host: &Host, addresses: &[IpAddr]) -> Result<(), Error> {

@@ -11,7 +11,8 @@ use dataplane::{
     owner,
     packet::Family,
     rtnl::{
-        Address, AddressFlags, Forwarding, Kernel, Mac, Neighbour, Reports, Route, Routes, Tunnels, VethEnd,
+        Address, AddressFlags, Forwarding, Kernel, Mac, Neighbour, Reports, Route, Routes, Rule, Rules,
+        Table, Tunnels, VethEnd,
     },
     sysctl,
 };
@@ -148,6 +149,7 @@ impl NodeM {
     /// Everything that is there for ways to other nodes.
     async fn all(&self) -> BTreeSet<String> {
         let mut all = self.routes().await;
+        all.extend(self.for_nodes().await);
         for name in owner::TUNNELS {
             let Some(device) = self.kernel.device(name).await.unwrap() else { continue };
             all.insert(format!("{} {}", device.vxlan, if device.is_up { "up" } else { "down" }));
@@ -179,14 +181,27 @@ impl NodeM {
         serde_json::from_str(&std::fs::read_to_string("/run/fairway/node.json").unwrap()).unwrap()
     }
 
-    /// Destinations and gateways of the routes with our mark.
-    async fn routes(&self) -> BTreeSet<String> {
+    /// Destinations and gateways of the routes with our mark in a table.
+    async fn routes_in(&self, table: Table) -> BTreeSet<String> {
         let routes = self.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap();
-        let lines = routes.into_iter().map(|route| match route.gateway {
+        let routes = routes.into_iter().filter(|route| route.table == table);
+        let lines = routes.map(|route| match route.gateway {
             Some(gateway) => format!("{} via {gateway}", route.destination),
             None => route.destination.to_string(),
         });
         lines.collect()
+    }
+
+    async fn routes(&self) -> BTreeSet<String> {
+        self.routes_in(Table::Main).await
+    }
+
+    /// What leads packets of pods to nodes themselves: rules, and the routes that they lead to.
+    async fn for_nodes(&self) -> BTreeSet<String> {
+        let rules = self.kernel.rules().await.unwrap();
+        let rules = rules.into_iter().map(|rule| rule.to_string());
+        let routes = self.routes_in(Table::Own).await;
+        rules.chain(routes.into_iter().map(|route| format!("for pods: {route}"))).collect()
     }
 
     async fn check(&self, routes: &[&str]) {
@@ -195,11 +210,16 @@ impl NodeM {
 }
 
 /// Runs `nft`; false where it is not installed.
-#[expect(clippy::disallowed_methods, reason = "another program makes a table")]
 fn nft(words: &str) -> bool {
-    let Ok(done) = std::process::Command::new("nft").arg(words).output() else {
-        assert!(std::env::var_os("FAIRWAY_REQUIRE_SANDBOX").is_none(), "nft is required here");
-        println!("nft is not installed: nobody else has a table");
+    run("nft", &[words])
+}
+
+/// Runs another program; false where it is not installed.
+#[expect(clippy::disallowed_methods, reason = "others make tables and rules")]
+fn run(program: &str, words: &[&str]) -> bool {
+    let Ok(done) = std::process::Command::new(program).args(words).output() else {
+        assert!(std::env::var_os("FAIRWAY_REQUIRE_SANDBOX").is_none(), "{program} is required here");
+        println!("{program} is not installed: nobody else makes anything");
         return false;
     };
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -379,15 +399,23 @@ fairway_lab::sandbox_tests! {
 
     fn a_node_that_comes_back_before_its_old_way_is_gone_has_its_new_one() {
         NodeM::run(async |mut m: NodeM| {
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            m.set("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
             assert!(m.sync().await);
             m.remove("w1");
+            m.remove("w3");
             assert!(m.routes.prepare(&m.state, &std::mem::take(&mut m.names)).await); // and no commit of the services
 
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.61"]);
+            m.set("w3", &["10.244.3.0/24"], &["192.168.15.63"]);
             assert!(m.sync().await, "{:?}", m.routes.complaints());
 
-            m.check(&["10.244.1.0/24 via 192.168.14.61"]).await;
+            m.check(&["10.244.1.0/24 via 192.168.14.61", "10.244.3.0/24 via 192.168.15.63"]).await;
+            assert_eq!(
+                m.for_nodes().await,
+                ["from 10.244.0.0/24 lookup 18007 priority 1070 proto 70", "for pods: 192.168.15.63/32 via 192.168.15.63"].map(str::to_owned).into()
+            );
         });
     }
 
@@ -432,6 +460,10 @@ fairway_lab::sandbox_tests! {
                 "10.244.3.0/24 via 192.168.15.53",
                 "fd00:1::/64 via fd00:14::51",
                 "fd00:3::/64 via fe80::46:c0ff:fea8:f35",
+                "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70",
+                "from fd00::/64 lookup 18007 priority 1070 proto 70",
+                "for pods: 192.168.15.53/32 via 192.168.15.53",
+                "for pods: fd00:15::53/128 via fe80::46:c0ff:fea8:f35",
             ].map(str::to_owned).into());
             assert_eq!(NodeM::facts(), json!({"podCIDRs": ["10.244.0.0/24", "fd00::/64"], "mtu": 1400}));
         });
@@ -456,6 +488,68 @@ fairway_lab::sandbox_tests! {
             m.routes = NodeM::daemon(&m.kernel, RouteMode::Direct);
             assert!(m.sync().await);
             assert_eq!(m.all().await, ["10.244.1.0/24 via 192.168.14.51", "fd00:1::/64 via fd00:14::51"].map(str::to_owned).into());
+        });
+    }
+
+    fn rules_are_there_as_long_as_some_node_is_behind_a_tunnel() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("w4", &["10.244.4.0/24"], &["192.168.15.54"]);
+            m.among_others().await;
+
+            m.remove("w3");
+            assert!(m.sync().await);
+            assert_eq!(
+                m.for_nodes().await,
+                ["from 10.244.0.0/24 lookup 18007 priority 1070 proto 70", "for pods: 192.168.15.54/32 via 192.168.15.54"].map(str::to_owned).into()
+            );
+
+            // One that vanishes while nobody looks, and other flags.
+            m.remove("w4");
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Auto);
+            assert!(m.sync().await);
+            assert_eq!(m.for_nodes().await, BTreeSet::new());
+            for mode in [RouteMode::Direct, RouteMode::None] {
+                m.routes = NodeM::daemon(&m.kernel, RouteMode::Vxlan);
+                assert!(m.sync().await);
+                assert_eq!(m.for_nodes().await.len(), 4, "w1 in both families");
+                m.routes = NodeM::daemon(&m.kernel, mode);
+                assert!(m.sync().await);
+                assert_eq!(m.for_nodes().await, BTreeSet::new(), "{mode:?}");
+            }
+        });
+    }
+
+    fn a_rule_of_another_s_is_left_alone() {
+        NodeM::run(async |mut m: NodeM| {
+            let rule = |verb| ["rule", verb, "from", "10.244.0.0/24", "lookup", "99", "priority", "500", "protocol", "4"];
+            if !run("ip", &rule("add")) {
+                return;
+            }
+
+            m.among_others().await;
+            remove_routes(&m.kernel).await.unwrap();
+
+            assert_eq!(m.for_nodes().await, BTreeSet::new());
+            assert!(run("ip", &rule("del")), "it is there");
+        });
+    }
+
+    fn a_tunnel_takes_what_is_answered_by_another_link_whatever_others_set() {
+        NodeM::run(async |mut m: NodeM| {
+            let filter = || sysctl::read("net/ipv4/conf/fairway.1/rp_filter").unwrap();
+            sysctl::set("net/ipv4/conf/default/rp_filter", "1").unwrap();
+            m.among_others().await;
+            assert_eq!(filter(), "2");
+            assert!(!m.routes.complaints().iter().any(|complaint| complaint.contains("fairway.1")), "{:?}", m.routes.complaints());
+
+            sysctl::set("net/ipv4/conf/fairway.1/rp_filter", "1").unwrap();
+            let is_back = async {
+                while filter() != "2" {
+                    // Nothing of ours is disturbed, so this never ends by itself.
+                    let _ = tokio::time::timeout(Duration::from_millis(20), m.routes.disturbed()).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, is_back).await.unwrap();
         });
     }
 
@@ -581,6 +675,16 @@ fairway_lab::sandbox_tests! {
                 m.mend().await;
                 assert_eq!(m.all().await, all, "{route}");
             }
+            // systemd-networkd does this to rules that it has not made, when it starts.
+            for rule in m.kernel.rules().await.unwrap() {
+                m.kernel.delete_rule(&rule).await.unwrap();
+                m.mend().await;
+                assert_eq!(m.all().await, all, "{rule}");
+            }
+            let foreign = Rule::of_source("10.244.9.0/24".parse().unwrap());
+            m.kernel.add_rule(&foreign).await.unwrap();
+            m.mend().await;
+            assert_eq!(m.all().await, all, "{foreign}");
             // udev and systemd-networkd do this to devices that they take for theirs; all neighbours go with it.
             m.kernel.set_mac(tunnel, Mac::locally_administered(99)).await.unwrap();
             m.mend().await;
@@ -717,7 +821,7 @@ fairway_lab::sandbox_tests! {
         NodeM::run(async |mut m: NodeM| {
             m.among_others().await;
 
-            assert_eq!(remove_routes(&m.kernel).await.unwrap(), 4);
+            assert_eq!(remove_routes(&m.kernel).await.unwrap(), 6);
 
             assert_eq!(m.all().await, BTreeSet::new());
         });

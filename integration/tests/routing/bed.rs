@@ -188,8 +188,13 @@ impl Bed {
 
     /// Sends a lot from somewhere to a port, behind which a pod sends all of it back.
     pub(crate) fn stream(&self, from: &str, to: IpAddr, port: u16, (pod, ip): (&str, IpAddr)) {
-        let listen = || TcpListener::bind((ip, 9)).unwrap();
-        let listener = self.cluster.place(pod).unwrap().run(listen).unwrap();
+        self.stream_to(from, SocketAddr::new(to, port), (pod, SocketAddr::new(ip, 9)));
+    }
+
+    /// The same to a socket anywhere.
+    pub(crate) fn stream_to(&self, from: &str, to: SocketAddr, (place, at): (&str, SocketAddr)) {
+        let listen = || TcpListener::bind(at).unwrap();
+        let listener = self.cluster.place(place).unwrap().run(listen).unwrap();
         let data: Vec<u8> = (0..STREAM).map(|n| u8::try_from(n % 251).unwrap()).collect();
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -200,8 +205,7 @@ impl Bed {
             });
             let ask = || {
                 wait::until("a connection", || {
-                    TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE)
-                        .map_err(|error| error.to_string())
+                    TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.to_string())
                 })
                 .unwrap()
             };
@@ -216,7 +220,7 @@ impl Bed {
     }
 }
 
-/// A socket for datagrams in a pod, or on the machine outside.
+/// A socket for datagrams in a pod or on a machine.
 pub(crate) struct Peer {
     socket: UdpSocket,
     sent: AtomicU32,
@@ -226,9 +230,13 @@ impl Peer {
     pub(crate) fn at(bed: &Bed, pod: &str, family: usize, port: u16) -> Self {
         let of_a_machine = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
         let ip = if pod == OUTSIDE { of_a_machine[family] } else { bed.ips(pod)[family] };
-        let address = SocketAddr::new(ip, port);
+        Self::with(bed, pod, SocketAddr::new(ip, port))
+    }
+
+    /// One of a pod or a machine, at an address of it.
+    pub(crate) fn with(bed: &Bed, place: &str, address: SocketAddr) -> Self {
         let bind = || UdpSocket::bind(address).unwrap();
-        let socket = bed.cluster.place(pod).unwrap().run(bind).unwrap();
+        let socket = bed.cluster.place(place).unwrap().run(bind).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket, sent: AtomicU32::new(0) }
     }

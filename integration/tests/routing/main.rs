@@ -5,6 +5,7 @@
 mod bed;
 mod moving;
 mod outside;
+mod strangers;
 
 use fairway_lab::{cluster::OUTSIDE, wait};
 
@@ -158,5 +159,5 @@ fairway_lab::sandbox_tests! {
 }
 
 fn main() -> std::process::ExitCode {
-    fairway_lab::harness::run(&[TESTS, moving::TESTS, outside::TESTS])
+    fairway_lab::harness::run(&[TESTS, moving::TESTS, outside::TESTS, strangers::TESTS])
 }

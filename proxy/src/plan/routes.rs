@@ -8,6 +8,8 @@
 //! tunnel   10.244.2.0/24 via 192.168.15.52 dev fairway.1 onlink [`routing`]: a packet is looked up three times
 //!            192.168.15.52 lladdr 02:46:c0:a8:0f:34 permanent     the hardware address is made from the node's
 //!              02:46:c0:a8:0f:34 dst 192.168.15.52                the machine that has it
+//!          from 10.244.0.0/24 lookup 18007                        our own pods, to the node itself:
+//!            192.168.15.52 via 192.168.15.52 dev fairway.1 onlink
 //! ```
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};

@@ -1,13 +1,13 @@
 //! The nodes' side of a sync, on a real kernel: the ways to the others' pods, and the files about our own node.
 //!
-//! In: the state, and what the kernel tells of links, addresses and routes. Out: routes with our mark and a gateway (those without one
-//! are the plugin's and are never touched), our VXLAN devices with all on them, and files for the plugin. A node that changes costs
+//! In: the state, and what the kernel tells of links, addresses, routes and rules. Out: routes with our mark and a gateway (those without
+//! one are the plugin's and are never touched), rules, our VXLAN devices with all on them, and files for the plugin. A node that changes costs
 //! what that node needs. Everything is listed and compared at the start, when others have changed something of ours or the links that
 //! it stands on, and now and then. Whatever cannot be done is said once, and again only after it had gone away.
 //!
 //! ```text
-//! prepare   devices → who has a hardware address → who is behind it → routes → files for the plugin
-//! finish    routes → who is behind … → who has … → devices that nothing goes through any more
+//! prepare   devices → who has a hardware address → who is behind it → routes → rules → files for the plugin
+//! finish    rules → routes → who is behind … → who has … → devices that nothing goes through any more
 //! ```
 
 use std::{
@@ -216,7 +216,8 @@ impl NodeRoutes {
         // Not before what takes their place.
         if !devices.is_one_missing {
             let refused: BTreeSet<Key> = self.refused.iter().map(|put| put.object.key()).collect();
-            let stands = held.iter().filter(|object| refused.contains(&object.key())).map(Object::link);
+            let stands =
+                held.iter().filter(|object| refused.contains(&object.key())).filter_map(Object::link);
             let stands: BTreeSet<u32> = stands.collect();
             self.obsolete_devices =
                 devices.obsolete.into_iter().filter(|device| !stands.contains(device)).collect();
@@ -271,6 +272,16 @@ impl NodeRoutes {
             info!(routes, "put routes");
         }
         complaints
+    }
+
+    /// Makes our devices take again what others have forbidden. What fails is tried, and told, when everything is listed.
+    async fn keep_loose(&self) {
+        for (family, index) in self.routing.iter().flat_map(Routing::devices) {
+            let device = tunnel::name(*family);
+            if let Ok(true) = commit::loosen(&self.kernel, device, *index).await {
+                info!(device, "made a VXLAN device take packets whose answers leave by another link");
+            }
+        }
     }
 
     fn unreachable(&self) -> impl Iterator<Item = String> {
@@ -366,6 +377,7 @@ impl Nodes for NodeRoutes {
             };
             if report == Report::Parameter {
                 surroundings::keep_forwarding(self.routing.iter().flat_map(|all| &all.site().pod_cidrs));
+                self.keep_loose().await;
             } else if self.outlook.is_news(&report, self.routing.as_ref()) {
                 debug!(?report, "routes, or what they stand on, have changed");
                 self.is_whole_due = true;

@@ -1,14 +1,15 @@
 //! What the kernel must hold for the ways to be there, and the steps from what it holds to that. Pure.
 //!
 //! In: two sets of objects. Out: what to put, in an order in which whatever a packet finds leads it on: first who has a hardware
-//! address, then who is behind it, then the routes; and what is left over, in the opposite order, for when no packet is sent there.
+//! address, then who is behind it, then the routes, then the rules that lead to some of them; and what is left over, in the opposite
+//! order, for when no packet is sent there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use dataplane::rtnl::{Change, Forwarding, Mac, Neighbour, NeighbourState, Route};
+use dataplane::rtnl::{Change, Forwarding, Mac, Neighbour, NeighbourState, Route, Rule, Table};
 use ipnetwork::IpNetwork;
 
 use super::{Way, tunnel};
@@ -20,8 +21,10 @@ pub enum Object {
     Forwarding(Forwarding),
     /// Which hardware address a gateway has.
     Neighbour(Neighbour),
-    /// Which gateway the pods are behind.
+    /// Which gateway the pods, or a node itself, are behind.
     Route(Route),
+    /// Whose packets go to nodes by the routes of our own table.
+    Rule(Rule),
 }
 
 /// What makes two objects rivals: the kernel holds one for each.
@@ -31,8 +34,10 @@ pub enum Key {
     Forwarding(u32, Mac),
     /// On the link, for the address.
     Neighbour(u32, IpAddr),
-    /// To the destination, of the metric.
-    Route(IpNetwork, Option<u32>),
+    /// In the table, to the destination, of the metric.
+    Route(Table, IpNetwork, Option<u32>),
+    /// One like another has no rival.
+    Rule(Rule),
 }
 
 impl Object {
@@ -41,36 +46,53 @@ impl Object {
         match self {
             Self::Forwarding(entry) => Key::Forwarding(entry.link, entry.mac),
             Self::Neighbour(entry) => Key::Neighbour(entry.link, entry.address),
-            Self::Route(route) => Key::Route(route.destination, route.metric),
+            Self::Route(route) => Key::Route(route.table, route.destination, route.metric),
+            Self::Rule(rule) => Key::Rule(*rule),
         }
     }
 
-    /// The link that it is on.
-    pub fn link(&self) -> u32 {
+    /// The link that it is on, if it is on one.
+    pub fn link(&self) -> Option<u32> {
         match self {
-            Self::Forwarding(entry) => entry.link,
-            Self::Neighbour(entry) => entry.link,
-            Self::Route(route) => route.link,
+            Self::Forwarding(entry) => Some(entry.link),
+            Self::Neighbour(entry) => Some(entry.link),
+            Self::Route(route) => Some(route.link),
+            Self::Rule(_) => None,
         }
     }
 }
 
 /// All that a way to the pods of `cidr` needs, over a device for tunnels if it is one.
-pub fn of(cidr: IpNetwork, way: Way, device: Option<u32>) -> Vec<Object> {
+pub fn to_pods(cidr: IpNetwork, way: Way, device: Option<u32>) -> Vec<Object> {
     match (way, device) {
         (Way::Direct { gateway, link }, _) => vec![Object::Route(Route::through(cidr, gateway, link))],
         (Way::Tunnel { .. }, None) => Vec::new(),
-        (Way::Tunnel { remote }, Some(link)) => {
-            let (mac, gateway) = (tunnel::mac(remote), tunnel::gateway(cidr, remote));
-            let state = NeighbourState::Permanent;
-            let route = Route { onlink: cidr.is_ipv4(), ..Route::through(cidr, gateway, link) };
-            vec![
-                Object::Forwarding(Forwarding { link, mac, remote }),
-                Object::Neighbour(Neighbour { link, address: gateway, mac: Some(mac), state }),
-                Object::Route(route),
-            ]
-        }
+        (Way::Tunnel { remote }, Some(link)) => through_a_tunnel(cidr, remote, link, Table::Main).into(),
     }
+}
+
+/// All that is needed for what the pods of our own CIDRs send to a node's own address to go by the way of its pods. Nothing where that
+/// is no tunnel: they find the node as this one does.
+pub fn to_node(address: IpAddr, way: Way, device: Option<u32>, own: &[IpNetwork]) -> Vec<Object> {
+    let (Way::Tunnel { remote }, Some(link)) = (way, device) else { return Vec::new() };
+    let senders = own.iter().filter(|cidr| cidr.is_ipv4() == address.is_ipv4());
+    let rules: Vec<Object> = senders.map(|cidr| Object::Rule(Rule::of_source(*cidr))).collect();
+    if rules.is_empty() {
+        return rules;
+    }
+    let led = through_a_tunnel(address.into(), remote, link, Table::Own);
+    led.into_iter().chain(rules).collect()
+}
+
+fn through_a_tunnel(destination: IpNetwork, remote: IpAddr, link: u32, table: Table) -> [Object; 3] {
+    let (mac, gateway) = (tunnel::mac(remote), tunnel::gateway(destination, remote));
+    let state = NeighbourState::Permanent;
+    let route = Route::through(destination, gateway, link);
+    [
+        Object::Forwarding(Forwarding { link, mac, remote }),
+        Object::Neighbour(Neighbour { link, address: gateway, mac: Some(mac), state }),
+        Object::Route(Route { table, onlink: destination.is_ipv4(), ..route }),
+    ]
 }
 
 /// Something to be put into the kernel.
@@ -88,7 +110,7 @@ impl Put {
         match self.object {
             Object::Route(route) if self.is_rival_there => Some(Change::Replace(route)),
             Object::Route(route) => Some(Change::Add(route)),
-            Object::Forwarding(_) | Object::Neighbour(_) => None,
+            Object::Forwarding(_) | Object::Neighbour(_) | Object::Rule(_) => None,
         }
     }
 }
@@ -103,10 +125,10 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The same, but nothing goes that is on these links: what is to take its place could not be planned.
+    /// The same, but nothing goes that is on these links, nor what leads there: what is to take its place could not be planned.
     #[must_use]
     pub fn sparing(mut self, links: &BTreeSet<u32>) -> Self {
-        self.gone.retain(|object| !links.contains(&object.link()));
+        self.gone.retain(|object| object.link().is_some_and(|link| !links.contains(&link)));
         self
     }
 

@@ -6,8 +6,11 @@
 //! Whether a packet comes in through a tunnel is for the node to say that sends it, which may have started with other flags, or have
 //! links and networks that this one does not have: a device stands for all that others may send, whatever leads to them from here.
 //!
+//! What pods send to the own addresses of a node whose pods are behind a tunnel goes through the tunnel too, under the pods' own addresses:
+//! the network between the nodes may know nobody but nodes. Rules of policy routing lead it there, and nothing that nodes themselves send.
+//!
 //! Where several nodes have the same pod CIDR, the first of them by name that there is a way to has it. In whatever order they are
-//! told, the same comes out.
+//! told, the same comes out. An address that several nodes have is that of whose tunnels end there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,14 +32,23 @@ use crate::{
     service_port::Family,
 };
 
-/// A node that has a pod CIDR.
+/// Where packets may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Destination {
+    /// The pods whose CIDR begins here. Two that begin at the same address are rivals, whatever their lengths.
+    Pods(IpAddr),
+    /// A node itself, at this address.
+    Node(IpAddr),
+}
+
+/// The nodes that have a destination.
 type Claims = BTreeMap<Arc<str>, (IpNetwork, Way)>;
 
 /// What is kept of a node.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Where its pod CIDRs begin.
-    bases: Vec<IpAddr>,
+    /// What it has.
+    destinations: Vec<Destination>,
     /// The family of tunnels that it may send through.
     tunnel: Option<Family>,
 }
@@ -47,12 +59,11 @@ pub struct Routing {
     site: Site,
     /// Our devices for tunnels.
     devices: BTreeMap<Family, u32>,
-    /// Who has the pod CIDR that begins here. Two that begin at the same address are rivals, whatever their lengths.
-    claims: BTreeMap<IpAddr, Claims>,
+    claims: BTreeMap<Destination, Claims>,
     nodes: BTreeMap<Arc<str>, Known>,
     unreachable: BTreeMap<Arc<str>, Vec<Reason>>,
-    /// Pod CIDRs that several nodes have.
-    contested: BTreeSet<IpAddr>,
+    /// Destinations that several nodes have.
+    contested: BTreeSet<Destination>,
     /// How many ways each object is for.
     objects: BTreeMap<Object, usize>,
     by_key: BTreeMap<Key, Object>,
@@ -80,7 +91,8 @@ impl Routing {
         for node in nodes {
             routing.admit(&node.name.name, node);
         }
-        let ways: Vec<Way> = routing.claims.values().filter_map(|claims| Some(winner(claims)?.1)).collect();
+        let winners = routing.claims.keys().filter_map(|destination| routing.winner(*destination));
+        let ways: Vec<Way> = winners.map(|(_, way)| way).collect();
         for way in ways {
             routing.count(way, true);
         }
@@ -92,7 +104,7 @@ impl Routing {
         self.devices = devices;
         self.objects.clear();
         self.by_key.clear();
-        let all: Vec<Object> = self.claims.keys().flat_map(|base| self.objects_for(*base)).collect();
+        let all: Vec<Object> = self.claims.keys().flat_map(|to| self.objects_for(*to)).collect();
         for object in all {
             self.keep(object);
         }
@@ -103,16 +115,16 @@ impl Routing {
         let mut was_there: BTreeMap<Object, bool> = BTreeMap::new();
         for (name, node) in nodes {
             let name: Arc<str> = name.into();
-            let known = self.nodes.get(&name).into_iter().flat_map(|known| &known.bases);
-            let mut bases: BTreeSet<IpAddr> = known.copied().collect();
-            bases.extend(node.into_iter().flat_map(|node| node.pod_cidrs.iter().map(IpNetwork::network)));
+            let known = self.nodes.get(&name).into_iter().flat_map(|known| &known.destinations);
+            let mut destinations: BTreeSet<Destination> = known.copied().collect();
+            destinations.extend(node.into_iter().flat_map(destinations_of));
 
-            for base in &bases {
-                for object in self.objects_for(*base) {
+            for destination in &destinations {
+                for object in self.objects_for(*destination) {
                     was_there.entry(object).or_insert(true);
                     self.let_go(object);
                 }
-                if let Some((_, way)) = self.claims.get(base).and_then(winner) {
+                if let Some((_, way)) = self.winner(*destination) {
                     self.count(way, false);
                 }
             }
@@ -120,12 +132,12 @@ impl Routing {
             if let Some(node) = node {
                 self.admit(&name, node);
             }
-            for base in &bases {
-                for object in self.objects_for(*base) {
+            for destination in &destinations {
+                for object in self.objects_for(*destination) {
                     was_there.entry(object).or_insert_with(|| self.objects.contains_key(&object));
                     self.keep(object);
                 }
-                if let Some((_, way)) = self.claims.get(base).and_then(winner) {
+                if let Some((_, way)) = self.winner(*destination) {
                     self.count(way, true);
                 }
             }
@@ -188,7 +200,8 @@ impl Routing {
         let told = |node: &Arc<str>, reason| Unreachable { node: node.to_string(), reason };
         let alone = self.unreachable.iter();
         let alone = alone.flat_map(|(node, reasons)| reasons.iter().map(move |reason| told(node, *reason)));
-        let contested = self.contested.iter().filter_map(|base| self.claims.get(base));
+        let contested = self.contested.iter().filter(|to| matches!(to, Destination::Pods(_)));
+        let contested = contested.filter_map(|pods| self.claims.get(pods));
         let losers = contested.flat_map(|claims| claims.iter().skip(1));
         alone.chain(losers.map(|(node, (cidr, _))| told(node, Reason::Taken(*cidr)))).collect()
     }
@@ -198,19 +211,22 @@ impl Routing {
         if node.pod_cidrs.is_empty() {
             reasons.push(Reason::NoPodCidr);
         }
-        let mut bases = Vec::with_capacity(node.pod_cidrs.len());
+        let mut destinations = Vec::new();
         for (cidr, way) in self.site.ways(node) {
             match way {
                 Ok(way) => {
-                    let base = cidr.network();
-                    let claims = self.claims.entry(base).or_default();
-                    claims.insert(Arc::clone(name), (cidr, way));
-                    if claims.len() > 1 {
-                        self.contested.insert(base);
-                    }
-                    bases.push(base);
+                    destinations.push((Destination::Pods(cidr.network()), cidr, way));
+                    let own = node.internal_ips.iter().filter(|ip| ip.is_ipv4() == cidr.is_ipv4());
+                    destinations.extend(own.map(|ip| (Destination::Node(*ip), IpNetwork::from(*ip), way)));
                 }
                 Err(reason) => reasons.push(reason),
+            }
+        }
+        for (destination, network, way) in &destinations {
+            let claims = self.claims.entry(*destination).or_default();
+            claims.insert(Arc::clone(name), (*network, *way));
+            if claims.len() > 1 {
+                self.contested.insert(*destination);
             }
         }
         if !reasons.is_empty() {
@@ -220,34 +236,47 @@ impl Routing {
         if let Some(family) = tunnel {
             *self.senders.entry(family).or_default() += 1;
         }
-        self.nodes.insert(Arc::clone(name), Known { bases, tunnel });
+        let destinations = destinations.into_iter().map(|(destination, ..)| destination).collect();
+        self.nodes.insert(Arc::clone(name), Known { destinations, tunnel });
     }
 
     fn forget(&mut self, name: &Arc<str>) {
         self.unreachable.remove(name);
-        let Known { bases, tunnel } = self.nodes.remove(name).unwrap_or_default();
+        let Known { destinations, tunnel } = self.nodes.remove(name).unwrap_or_default();
         if let Some(count) = tunnel.and_then(|family| self.senders.get_mut(&family)) {
             *count = count.saturating_sub(1);
         }
-        for base in bases {
-            let Some(claims) = self.claims.get_mut(&base) else { continue };
+        for destination in destinations {
+            let Some(claims) = self.claims.get_mut(&destination) else { continue };
             claims.remove(name);
             if claims.len() < 2 {
-                self.contested.remove(&base);
+                self.contested.remove(&destination);
             }
             if claims.is_empty() {
-                self.claims.remove(&base);
+                self.claims.remove(&destination);
             }
         }
     }
 
-    fn objects_for(&self, base: IpAddr) -> Vec<Object> {
-        let Some((cidr, way)) = self.claims.get(&base).and_then(winner) else { return Vec::new() };
+    /// Who has a destination of all who claim it: the first by name. No node takes from another the address that is its own for sure.
+    fn winner(&self, destination: Destination) -> Option<(IpNetwork, Way)> {
+        let is_doubtful = |way: Way| match (destination, way) {
+            (Destination::Node(ip), Way::Tunnel { remote }) => remote != ip,
+            _ => false,
+        };
+        self.claims.get(&destination)?.values().copied().min_by_key(|(_, way)| is_doubtful(*way))
+    }
+
+    fn objects_for(&self, destination: Destination) -> Vec<Object> {
+        let Some((network, way)) = self.winner(destination) else { return Vec::new() };
         let device = match way {
             Way::Direct { .. } => None,
             Way::Tunnel { remote } => self.devices.get(&Family::of(remote)).copied(),
         };
-        objects::of(cidr, way, device)
+        match destination {
+            Destination::Pods(_) => objects::to_pods(network, way, device),
+            Destination::Node(ip) => objects::to_node(ip, way, device, &self.site.pod_cidrs),
+        }
     }
 
     fn keep(&mut self, object: Object) {
@@ -277,6 +306,8 @@ fn counted(counts: &BTreeMap<Family, usize>) -> impl Iterator<Item = Family> {
     counts.iter().filter(|(_, count)| **count > 0).map(|(family, _)| *family)
 }
 
-fn winner(claims: &Claims) -> Option<(IpNetwork, Way)> {
-    claims.values().next().copied()
+/// All that a node may have.
+fn destinations_of(node: &Node) -> impl Iterator<Item = Destination> {
+    let pods = node.pod_cidrs.iter().map(|cidr| Destination::Pods(cidr.network()));
+    pods.chain(node.internal_ips.iter().map(|ip| Destination::Node(*ip)))
 }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
-use dataplane::rtnl::{AddressFlags, Forwarding, Link, Neighbour, Route};
+use dataplane::rtnl::{AddressFlags, Forwarding, Link, Neighbour, Route, Rule, Table};
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use super::{
@@ -50,6 +50,7 @@ fn lines(objects: impl IntoIterator<Item = Object>) -> Vec<String> {
         Object::Forwarding(entry) => entry.to_string(),
         Object::Neighbour(entry) => entry.to_string(),
         Object::Route(route) => route.to_string(),
+        Object::Rule(rule) => rule.to_string(),
     };
     objects.into_iter().map(line).collect()
 }
@@ -107,6 +108,10 @@ fn a_node_that_is_on_no_link_of_ours_is_reached_through_a_tunnel_in_both_familie
             "fe80::46:c0ff:fea8:f35 dev 7 lladdr 02:46:c0:a8:0f:35",
             "10.244.3.0/24 via 192.168.15.53 dev 7 proto 70 onlink",
             "fd00:3::/64 via fe80::46:c0ff:fea8:f35 dev 7 proto 70",
+            "192.168.15.53/32 via 192.168.15.53 dev 7 table 18007 proto 70 onlink",
+            "fd00:15::53/128 via fe80::46:c0ff:fea8:f35 dev 7 table 18007 proto 70",
+            "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70",
+            "from fd00::/64 lookup 18007 priority 1070 proto 70",
         ],
     );
 }
@@ -121,8 +126,76 @@ fn nodes_that_have_ipv6_alone_are_reached_through_a_tunnel_of_ipv6() {
             "fe80::94a6:fdff:fe77:fdfa dev 8 lladdr 96:a6:fd:77:fd:fa",
             "10.244.3.0/24 via 10.244.3.0 dev 8 proto 70 onlink",
             "fd00:3::/64 via fe80::94a6:fdff:fe77:fdfa dev 8 proto 70",
+            "fd00:15::53/128 via fe80::94a6:fdff:fe77:fdfa dev 8 table 18007 proto 70",
+            "from fd00::/64 lookup 18007 priority 1070 proto 70",
         ],
     );
+}
+
+/// What there is for what pods send to nodes themselves.
+fn to_nodes(planned: Vec<String>) -> Vec<String> {
+    planned.into_iter().filter(|line| line.contains("18007")).collect()
+}
+
+#[test]
+fn all_addresses_of_a_node_behind_a_tunnel_are_reached_through_it() {
+    let own = node("m", &["10.244.0.0/24"], &["fd00:14::50"]);
+    let site = Site::new(RouteMode::Vxlan, Some(&own), vec![address(2, "fd00:14::50/64")], &BTreeMap::new());
+    let far = node("w3", &["10.244.3.0/24", "fd00:3::/64"], &["192.168.15.53", "fd00:15::53", "10.0.0.53"]);
+
+    let planned = planned_by(site, &[far]);
+
+    assert!(planned.contains(&"192.168.15.53 dev 8 lladdr 96:a6:fd:77:fd:fa".to_owned()), "{planned:?}");
+    assert_eq!(
+        to_nodes(planned),
+        [
+            "10.0.0.53/32 via 10.0.0.53 dev 8 table 18007 proto 70 onlink",
+            "192.168.15.53/32 via 192.168.15.53 dev 8 table 18007 proto 70 onlink",
+            // None of our pods has an IPv6 address.
+            "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70",
+        ],
+    );
+}
+
+#[test]
+fn an_address_that_several_nodes_have_is_that_of_whose_tunnels_end_there() {
+    let claims = |ips: [&str; 2]| node("a", &["10.244.9.0/24"], &ips);
+    let far = node("w2", &["10.244.2.0/24"], &["192.168.15.52"]);
+    let near = node("w1", &["10.244.1.0/24"], &["192.168.14.51", "10.0.0.51"]);
+
+    assert_eq!(
+        to_nodes(planned(&[claims(["192.168.15.51", "192.168.15.52"]), far])),
+        [
+            "192.168.15.51/32 via 192.168.15.51 dev 7 table 18007 proto 70 onlink",
+            "192.168.15.52/32 via 192.168.15.52 dev 7 table 18007 proto 70 onlink",
+            "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70",
+        ],
+    );
+    assert_eq!(
+        to_nodes(planned(&[claims(["192.168.15.51", "10.0.0.51"]), near])),
+        [
+            "192.168.15.51/32 via 192.168.15.51 dev 7 table 18007 proto 70 onlink",
+            "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70",
+        ],
+        "a node that no tunnel leads to keeps its addresses",
+    );
+}
+
+#[test]
+fn rules_come_last_and_go_first() {
+    let far = node("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
+    let mut routing = routing(site(RouteMode::Auto), []);
+
+    let come = routing.follow([("w3", Some(&far))]);
+    let gone = routing.follow([("w3", None)]);
+
+    let rule = "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70";
+    assert_eq!(lines(come.put.iter().map(|put| put.object)).last().unwrap(), rule);
+    assert_eq!(lines(gone.gone)[0], rule);
+    routing.follow([("w3", Some(&far))]);
+    let other = routing.follow([("w4", Some(&node("w4", &["10.244.4.0/24"], &["192.168.15.54"])))]);
+    let put = lines(other.put.iter().map(|put| put.object));
+    assert!(!put.contains(&rule.to_owned()), "it is there: {put:?}");
 }
 
 #[test]
@@ -147,7 +220,8 @@ fn the_mode_says_which_ways_there_are() {
         vxlan,
         [
             "10.244.1.0/24 via 192.168.14.51 dev 7 proto 70 onlink",
-            "10.244.2.0/24 via 192.168.15.52 dev 7 proto 70 onlink"
+            "10.244.2.0/24 via 192.168.15.52 dev 7 proto 70 onlink",
+            "from 10.244.0.0/24 lookup 18007 priority 1070 proto 70"
         ]
     );
 }
@@ -324,9 +398,7 @@ fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
 /// Nodes of few names, CIDRs and addresses, so that they clash: near ones and far ones.
 fn any_node() -> impl Strategy<Value = Node> {
     let cidrs = ["10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/25", "10.244.3.0/24", "fd00:1::/64"];
-    let ips =
-        ["192.168.14.51", "192.168.14.52", "192.168.15.51", "192.168.15.52", "fd00:14::51", "fd00:15::51"];
-    let parts = (0..4u8, subsequence(cidrs.to_vec(), 0..3), subsequence(ips.to_vec(), 0..3));
+    let parts = (0..4u8, subsequence(cidrs.to_vec(), 0..3), subsequence(NODE_IPS.to_vec(), 0..3));
     parts.prop_map(|(name, cidrs, ips)| node(&format!("w{name}"), &cidrs, &ips))
 }
 
@@ -345,10 +417,37 @@ fn put(held: &mut Held, put: &objects::Put) {
 
 /// Which machine a packet to the pods of a CIDR comes to.
 fn destination(held: &Held, cidr: IpNetwork) -> Option<IpAddr> {
-    let Object::Route(Route { gateway: Some(gateway), link, .. }) = *held.get(&Key::Route(cidr, None))?
-    else {
-        return None;
-    };
+    led_by(held, Table::Main, cidr)
+}
+
+/// The addresses of nodes.
+const NODE_IPS: [&str; 6] =
+    ["192.168.14.51", "192.168.14.52", "192.168.15.51", "192.168.15.52", "fd00:14::51", "fd00:15::51"];
+
+/// Where a packet of one of our pods to a node's own address goes.
+#[derive(Debug, PartialEq)]
+enum Led {
+    /// As what this node itself sends.
+    AsUsual,
+    /// Through a tunnel to this machine.
+    Through(IpAddr),
+    Nowhere,
+}
+
+fn to_node(held: &Held, ip: &str) -> Led {
+    let ip: IpAddr = ip.parse().unwrap();
+    let pods = if ip.is_ipv4() { "10.244.0.0/24" } else { "fd00:0::/64" };
+    let is_led = held.contains_key(&Key::Rule(Rule::of_source(pods.parse().unwrap())))
+        && held.contains_key(&Key::Route(Table::Own, ip.into(), None));
+    if !is_led {
+        return Led::AsUsual;
+    }
+    led_by(held, Table::Own, ip.into()).map_or(Led::Nowhere, Led::Through)
+}
+
+fn led_by(held: &Held, table: Table, destination: IpNetwork) -> Option<IpAddr> {
+    let route = held.get(&Key::Route(table, destination, None))?;
+    let Object::Route(Route { gateway: Some(gateway), link, .. }) = *route else { return None };
     if link == 2 {
         return Some(gateway);
     }
@@ -364,7 +463,7 @@ fn destination(held: &Held, cidr: IpNetwork) -> Option<IpAddr> {
 
 fn cidrs_of(objects: &BTreeSet<Object>) -> BTreeSet<IpNetwork> {
     let destination = |object: &Object| match object {
-        Object::Route(route) => Some(route.destination),
+        Object::Route(route) if route.table == Table::Main => Some(route.destination),
         _ => None,
     };
     objects.iter().filter_map(destination).collect()
@@ -412,7 +511,11 @@ proptest! {
             }
             for &cidr in &cidrs_of(&new) {
                 let at = destination(kernel, cidr);
-                prop_assert!(!kernel.contains_key(&Key::Route(cidr, None)) || at.is_some(), "{cidr} leads nowhere");
+                prop_assert!(!kernel.contains_key(&Key::Route(Table::Main, cidr, None)) || at.is_some(), "{cidr} leads nowhere");
+            }
+            for ip in NODE_IPS {
+                let (at, right) = (to_node(kernel, ip), [to_node(&was, ip), to_node(&will_be, ip)]);
+                prop_assert!(right.contains(&at) && at != Led::Nowhere, "{ip}: {at:?} of {right:?}");
             }
             Ok(())
         };

@@ -37,16 +37,16 @@ pub fn mac(end: IpAddr) -> Mac {
     }
 }
 
-/// Whom a route to pods behind the end of a tunnel goes through.
+/// Whom a route to pods behind the end of a tunnel, or to a node's own address, goes through.
 ///
 /// * IPv6: the address that the other end gives itself by its hardware address. The kernel takes no other gateway whose own route
 ///   leads elsewhere, and asks nothing of link-local ones. // kernel net/ipv6/route.c `ip6_validate_gw`
-/// * IPv4: the other node's address, or, where that is an IPv6 one, the first of the pod CIDR.
-pub fn gateway(cidr: IpNetwork, remote: IpAddr) -> IpAddr {
-    match (cidr, remote) {
+/// * IPv4: the address of the tunnel's other end, or, where that is an IPv6 one, the first of the pod CIDR, or the node's itself.
+pub fn gateway(destination: IpNetwork, remote: IpAddr) -> IpAddr {
+    match (destination, remote) {
         (IpNetwork::V6(_), _) => link_local(mac(remote)).into(),
         (IpNetwork::V4(_), IpAddr::V4(_)) => remote,
-        (IpNetwork::V4(cidr), IpAddr::V6(_)) => cidr.network().into(),
+        (IpNetwork::V4(destination), IpAddr::V6(_)) => destination.network().into(),
     }
 }
 

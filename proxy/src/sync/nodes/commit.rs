@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use dataplane::{
     owner,
-    rtnl::{self, Address, Change, Device, Kernel, Routes, Tunnels, Vxlan},
+    rtnl::{self, Address, Change, Device, Kernel, Routes, Rules, Tunnels, Vxlan},
     sysctl,
 };
 use ipnetwork::IpNetwork;
@@ -31,15 +31,22 @@ pub(super) enum Error {
     Kernel(#[from] rtnl::Error),
 }
 
-pub(super) async fn put<K: Routes + Tunnels + Sync>(kernel: &K, put: &Put) -> Result<(), rtnl::Error> {
+pub(super) async fn put<K: Routes + Rules + Tunnels + Sync>(
+    kernel: &K,
+    put: &Put,
+) -> Result<(), rtnl::Error> {
     match (&put.object, put.route()) {
         (Object::Forwarding(entry), _) => kernel.put_forwarding(entry).await,
         (Object::Neighbour(entry), _) => kernel.put_neighbour(entry).await,
         (Object::Route(route), change) => kernel.apply(&change.unwrap_or(Change::Add(*route))).await,
+        (Object::Rule(rule), _) => match kernel.add_rule(rule).await {
+            Err(error) if error.is_exists() && put.is_rival_there => Ok(()),
+            done => done,
+        },
     }
 }
 
-pub(super) async fn delete<K: Routes + Tunnels + Sync>(
+pub(super) async fn delete<K: Routes + Rules + Tunnels + Sync>(
     kernel: &K,
     object: &Object,
 ) -> Result<(), rtnl::Error> {
@@ -47,6 +54,7 @@ pub(super) async fn delete<K: Routes + Tunnels + Sync>(
         Object::Forwarding(entry) => kernel.delete_forwarding(entry).await,
         Object::Neighbour(entry) => kernel.delete_neighbour(entry).await,
         Object::Route(route) => kernel.apply(&Change::Delete(*route)).await,
+        Object::Rule(rule) => kernel.delete_rule(rule).await,
     };
     match done {
         Err(error) if error.is_not_found() => Ok(()),
@@ -55,11 +63,12 @@ pub(super) async fn delete<K: Routes + Tunnels + Sync>(
 }
 
 /// All that there is of ours for ways, with what these devices were told. A pod's own route bears the same mark, but has no gateway.
-pub(super) async fn held<K: Routes + Tunnels>(
+pub(super) async fn held<K: Routes + Rules + Tunnels>(
     kernel: &K,
     devices: impl Iterator<Item = u32>,
 ) -> Result<BTreeSet<Object>, rtnl::Error> {
     let mut held: BTreeSet<Object> = ways(kernel).await?.into_iter().map(Object::Route).collect();
+    held.extend(kernel.rules().await?.into_iter().map(Object::Rule));
     for device in devices {
         held.extend(kernel.forwardings(device).await?.into_iter().map(Object::Forwarding));
         held.extend(kernel.permanent_neighbours(device).await?.into_iter().map(Object::Neighbour));
@@ -114,11 +123,24 @@ pub(super) async fn device(
         // the address is refused, and that is told.
         sysctl::set_if_different(&format!("net/ipv6/conf/{}/disable_ipv6", wanted.name), "0").ok();
     }
-    match address(kernel, settled.index, pod_cidrs).await {
-        Ok(is_changed) => settled.is_changed |= is_changed,
-        Err(error) => settled.failure = settled.failure.or(Some(error)),
+    let addressed = address(kernel, settled.index, pod_cidrs).await;
+    for done in [addressed, loosen(kernel, &wanted.name, settled.index).await] {
+        match done {
+            Ok(is_changed) => settled.is_changed |= is_changed,
+            Err(error) => settled.failure = settled.failure.or(Some(error)),
+        }
     }
     Ok(settled)
+}
+
+/// Makes a device take packets whose answers would leave by another link, and says whether it did not. They come where a node sends
+/// through its tunnel what this one does not: pods' answers to node ports, where a node itself has asked, or as long as flags differ.
+/// The greater of this and the value of all links counts, and 2 is the greatest. // kernel ip-sysctl.rst, `rp_filter`
+pub(super) async fn loosen(kernel: &Kernel, name: &str, index: u32) -> Result<bool, rtnl::Error> {
+    if sysctl::read(&format!("net/ipv4/conf/{name}/rp_filter")).is_ok_and(|value| value == "2") {
+        return Ok(false);
+    }
+    kernel.loosen_reverse_path_filter(index).await.map(|()| true)
 }
 
 /// Gives a device its addresses, and says whether it had others. Link-local ones are the kernel's. One that is refused keeps no other
@@ -138,10 +160,14 @@ async fn address(kernel: &Kernel, device: u32, pod_cidrs: &[IpNetwork]) -> Resul
     failed.map_or(Ok(wanted != there), Err)
 }
 
-/// Removes every route that a daemon has made here, and the devices for tunnels; of all that fails, the first is told.
+/// Removes every route that a daemon has made here with the rules that lead there, and the devices for tunnels; says how many routes
+/// those were. Of all that fails, the first is told.
 pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
     let mut removed = 0;
     let mut failed = None;
+    for rule in kernel.rules().await? {
+        failed = failed.or(delete(kernel, &Object::Rule(rule)).await.err());
+    }
     for route in ways(kernel).await? {
         match kernel.apply(&Change::Delete(route)).await {
             Ok(()) => removed += 1,

@@ -105,6 +105,8 @@ impl Outlook {
             Report::AddressGone(address) => self.has(address),
             Report::Route(route) => is_a_way(route) && !holds(Object::Route(*route)),
             Report::RouteGone(route) => is_a_way(route) && holds(Object::Route(*route)),
+            Report::Rule(rule) => !holds(Object::Rule(*rule)),
+            Report::RuleGone(rule) => holds(Object::Rule(*rule)),
             // Entries that nobody wants do no harm; the next sweep removes them.
             Report::Neighbour(entry) => {
                 let object = Object::Neighbour(*entry);

@@ -41,20 +41,20 @@ pub(super) fn keep_forwarding<'a>(pod_cidrs: impl IntoIterator<Item = &'a IpNetw
 }
 
 /// The reverse path filter of IPv4 drops what comes in by another link than the answer would leave by, where it is strict: 1. The greater
-/// of a link's own value and that of all holds. // kernel ip-sysctl.rst, `rp_filter`
+/// of a link's own value and that of all holds; our own devices are not looked at, as we set theirs. // kernel ip-sysctl.rst, `rp_filter`
 fn strict_filters(links: &[Link]) -> Option<String> {
     let value =
         |link: &str| sysctl::read(&format!("net/ipv4/conf/{link}/rp_filter")).ok()?.parse::<u32>().ok();
     let of_all = value("all").unwrap_or(0);
     let is_strict = |link: &&Link| value(&link.name).is_some_and(|own| own.max(of_all) == 1);
     let ways_out = links.iter().filter(|link| link.index != dataplane::rtnl::LOOPBACK);
-    let ways_out = ways_out.filter(|link| is_tunnel(link) || !dataplane::owner::is_host_end(&link.name));
+    let ways_out = ways_out.filter(|link| !is_tunnel(link) && !dataplane::owner::is_host_end(&link.name));
     let strict: Vec<&str> = ways_out.filter(is_strict).map(|link| link.name.as_str()).collect();
     (!strict.is_empty()).then(|| {
         let links = strict.join(", ");
         format!(
             "rp_filter is strict (1) on {links}: what comes in by another link than its answer leaves by is dropped; \
-             where nodes have several links, set it to 2 (loose)"
+             where nodes have several links, or tunnels between them, set it to 2 (loose)"
         )
     })
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use dataplane::rtnl::{AddressFlags, Forwarding, Neighbour, Route};
+use dataplane::rtnl::{AddressFlags, Forwarding, Neighbour, Route, Rule};
 
 use super::*;
 use crate::{
@@ -130,6 +130,7 @@ fn what_a_tunnel_was_told_is_news_when_it_is_otherwise_or_gone() {
     let state = NeighbourState::Permanent;
     let gateway = Neighbour { link: 3, address: end.remote, mac: Some(end.mac), state };
     let other = Mac::locally_administered(1);
+    let from = |pods: &str| Rule::of_source(pods.parse().unwrap());
     let is_news = |report: &Report| Outlook::default().is_news(report, Some(&routing));
 
     for report in [
@@ -139,6 +140,8 @@ fn what_a_tunnel_was_told_is_news_when_it_is_otherwise_or_gone() {
         Report::Neighbour(gateway),
         Report::Neighbour(Neighbour { address: ip("192.168.14.99"), ..gateway }),
         Report::NeighbourGone(Neighbour { link: 2, ..gateway }),
+        Report::Rule(from("10.244.0.0/24")),
+        Report::RuleGone(from("10.244.9.0/24")),
     ] {
         assert!(!is_news(&report), "{report:?}");
     }
@@ -147,6 +150,8 @@ fn what_a_tunnel_was_told_is_news_when_it_is_otherwise_or_gone() {
         Report::ForwardingGone(end),
         Report::Neighbour(Neighbour { mac: Some(other), ..gateway }),
         Report::NeighbourGone(Neighbour { state: NeighbourState::Stale, ..gateway }),
+        Report::Rule(from("10.244.9.0/24")),
+        Report::RuleGone(from("10.244.0.0/24")),
     ] {
         assert!(is_news(&report), "{report:?}");
     }
