@@ -93,7 +93,7 @@ fairway_lab::sandbox_tests! {
         // It is the rules that do it: without them, the network drops what pods send to nodes.
         let client = Peer::at(&bed, "client", 0, 0);
         let there = Peer::with(&bed, "w3", at("192.168.15.53", 7005));
-        client.echo(there.address(), &there, 100).unwrap();
+        wait::until("the way", || client.echo(there.address(), &there, 100)).unwrap();
         bed.cluster.node_mut("m").unwrap().stop_daemon().unwrap();
         bed.on("m", async |kernel| {
             for rule in kernel.rules().await.unwrap() {

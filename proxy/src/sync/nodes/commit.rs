@@ -164,8 +164,11 @@ async fn address(kernel: &Kernel, device: u32, pod_cidrs: &[IpNetwork]) -> Resul
 /// those were. Of all that fails, the first is told.
 pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
     let mut removed = 0;
-    let mut failed = None;
-    for rule in kernel.rules().await? {
+    let (rules, mut failed) = match kernel.rules().await {
+        Ok(rules) => (rules, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    for rule in rules {
         failed = failed.or(delete(kernel, &Object::Rule(rule)).await.err());
     }
     for route in ways(kernel).await? {
