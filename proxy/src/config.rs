@@ -4,6 +4,7 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -215,6 +216,18 @@ impl RouteMode {
     /// Says whether packets may come inside of others.
     pub fn has_tunnels(self) -> bool {
         matches!(self, Self::Auto | Self::Vxlan)
+    }
+}
+
+impl fmt::Display for RouteMode {
+    /// As it is asked for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Vxlan => "vxlan",
+            Self::Direct => "direct",
+            Self::None => "none",
+        })
     }
 }
 

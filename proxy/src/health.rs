@@ -13,13 +13,18 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::{progress::Progress, report::Report};
+pub use self::{
+    progress::Progress,
+    report::Report,
+    routing::{About, Complaint, RoutingReport, nodes_of},
+};
 use crate::{listeners::latest::Latest, objects::ObjectName, state::health::HealthCheck};
 
 mod answer;
 pub mod ports;
 mod progress;
 mod report;
+mod routing;
 mod server;
 
 #[cfg(test)]

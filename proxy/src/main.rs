@@ -1,6 +1,15 @@
 //! `fairway-proxy`: parse → build → run → drain.
 
-use std::{env, error::Error, fs, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    env,
+    error::Error,
+    fs,
+    io::IsTerminal,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
@@ -19,7 +28,7 @@ use proxy::{
     config::{self, Config, DetectLocalMode, RouteMode, changed::Watched},
     conflist::{self, Files},
     connections::Connections,
-    health::{Health, ports::Ports},
+    health::{Health, RoutingReport, ports::Ports},
     kept::{
         Owner,
         keeper::{Keeper, keep_in},
@@ -146,7 +155,9 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
         .with_flows(backlog.clone());
     let flows = Flows::new(backlog, tracked, rtnl::Kernel::open()?, config.conntrack.tcp_reset_vanished)
         .with_metrics(metrics.flows.clone());
-    let mut sync = Sync::new(&node_name, services, routes(config)?).with_metrics(metrics.sync.clone());
+    let nodes = routes(config)?.with_metrics(metrics.routing.clone());
+    let routing = nodes.report();
+    let mut sync = Sync::new(&node_name, services, nodes).with_metrics(metrics.sync.clone());
     let keeper: Option<Keeper>;
     (sync, keeper) = match store.map(keep_in) {
         Some((turns, keeper)) => (sync.keeping(turns), Some(keeper)),
@@ -157,7 +168,7 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let health_checks = Ports::new(health, &config.nodeport_addresses, &families, node_ips, kernel)
         .context("follow the node's addresses")?
         .telling_unopened(metrics.listeners.health_checks());
-    let webs = webs(config, &sync.followers().health(), &metrics, &families);
+    let webs = webs(config, &sync.followers().health(), &metrics, &families, routing);
     let localhost = localhost(config, sync.followers());
     let localhost = localhost.map(|it| it.telling_unopened(metrics.listeners.localhost()));
     let (start, first_commit) = (predecessor::start(&config.run_dir)?, sync.followers().first_commit());
@@ -341,7 +352,13 @@ fn track(config: &Config) -> anyhow::Result<conntrack::Socket> {
 }
 
 /// What the daemon says of itself, where it is to.
-fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>, families: &[Family]) -> Vec<Web> {
+fn webs(
+    config: &Config,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    families: &[Family],
+    routing: Arc<Mutex<RoutingReport>>,
+) -> Vec<Web> {
     let shared = || (Arc::clone(health), Arc::clone(metrics));
     let (for_health, for_status) = (config.healthz_bind_address.0, config.metrics_bind_address.0);
     let for_health = for_health.map(|address| {
@@ -350,7 +367,7 @@ fn webs(config: &Config, health: &Arc<Health>, metrics: &Arc<Metrics>, families:
     });
     let for_status = for_status.map(|address| {
         let (health, metrics) = shared();
-        Web::status(address, health, metrics, Connections::new(families, &settings(config)))
+        Web::status(address, health, metrics, Connections::new(families, &settings(config)), routing)
     });
     for_health.into_iter().chain(for_status).map(|web| web.or_fail(config.bind_address_hard_fail)).collect()
 }

@@ -20,7 +20,7 @@ use self::process::Process;
 pub(crate) use self::source::Answered;
 pub use self::{
     flows::FlowMetrics, health::HealthMetrics, listeners::ListenerMetrics, repair::RepairMetrics,
-    source::SourceMetrics, sync::SyncMetrics,
+    routing::RoutingMetrics, source::SourceMetrics, sync::SyncMetrics,
 };
 use crate::service_port::Family;
 
@@ -29,6 +29,7 @@ mod health;
 mod listeners;
 mod process;
 mod repair;
+mod routing;
 mod source;
 mod sync;
 
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub source: SourceMetrics,
     /// What others changed and was put back.
     pub repair: RepairMetrics,
+    /// How pods on other nodes are reached.
+    pub routing: RoutingMetrics,
     /// Flows that were ended.
     pub flows: FlowMetrics,
     /// Who asked for health, and what they heard.
@@ -62,14 +65,16 @@ impl Metrics {
         let (sync, flows) = (SyncMetrics::new(families), FlowMetrics::new(families));
         let (source, repair) = (SourceMetrics::default(), RepairMetrics::default());
         let (health, listeners) = (HealthMetrics::default(), ListenerMetrics::default());
+        let routing = RoutingMetrics::default();
         sync.register(&mut registry);
         source.register(&mut registry);
         repair.register(&mut registry);
+        routing.register(&mut registry);
         flows.register(&mut registry);
         health.register(&mut registry);
         listeners.register(&mut registry);
         registry.register_collector(Box::new(Process::begin()));
-        Self { registry, sync, source, repair, flows, health, listeners }
+        Self { registry, sync, source, repair, routing, flows, health, listeners }
     }
 
     /// What a scrape reads, in the text format of `OpenMetrics`.

@@ -3,7 +3,13 @@
 //! In: connections. Out: answers by path. Nobody is let in who could change anything. An address that cannot be listened on is tried again,
 //! unless that is asked to be an error.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -21,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     connections::{self, Connections},
-    health::Health,
+    health::{Health, RoutingReport},
     listeners::socket,
     metrics::{MEDIA_TYPE, Metrics},
 };
@@ -62,7 +68,7 @@ pub enum Pages {
     /// Whether the proxy is healthy: `/healthz` and `/livez`.
     Health(Arc<Health>, Arc<Metrics>),
     /// What people and Prometheus ask for.
-    Status(Arc<Health>, Arc<Metrics>, Arc<Connections>),
+    Status(Arc<Health>, Arc<Metrics>, Arc<Connections>, Arc<Mutex<RoutingReport>>),
 }
 
 impl Web {
@@ -77,12 +83,13 @@ impl Web {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
         connections: Connections,
+        routing: Arc<Mutex<RoutingReport>>,
     ) -> Self {
         Self {
             purpose: "metrics and status",
             address,
             is_hard_fail: false,
-            pages: Pages::Status(health, metrics, connections.into()),
+            pages: Pages::Status(health, metrics, connections.into(), routing),
         }
     }
 
@@ -156,21 +163,22 @@ impl Pages {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
         }
-        let (Self::Health(health, metrics) | Self::Status(health, metrics, _)) = self;
+        let (Self::Health(health, metrics) | Self::Status(health, metrics, ..)) = self;
         let answer = match (self, path) {
             (_, "/healthz") => verdict(health.report().healthz()),
             (_, "/livez") => verdict(health.report().livez()),
             (_, "/readyz") => verdict(health.report().readyz()),
             (Self::Status(..), "/proxyMode") => text(StatusCode::OK, "nftables"),
-            (Self::Status(..), "/status") => {
-                let status = health.report().status(&metrics.sync.known());
+            (Self::Status(.., routing), "/status") => {
+                let routing = routing.lock().unwrap_or_else(PoisonError::into_inner).said();
+                let status = health.report().status(&metrics.sync.known(), routing);
                 answer(StatusCode::OK, HeaderValue::from_static(JSON), status.to_string())
             }
             (Self::Status(..), "/metrics") => match metrics.text() {
                 Ok(metrics) => answer(StatusCode::OK, HeaderValue::from_static(MEDIA_TYPE), metrics),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written down\n"),
             },
-            (Self::Status(.., connections), "/metrics/services") => told(connections.text().await),
+            (Self::Status(_, _, connections, _), "/metrics/services") => told(connections.text().await),
             _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
         };
         metrics.health.answered(path, answer.status().as_u16());

@@ -317,6 +317,25 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn nodes_that_cannot_be_reached_are_told_and_make_this_one_no_less_ready() {
+        on_a_node(|mut node| {
+            node.kubeconfig("{}");
+            node.double.put(&json!({"kind": "Node", "metadata": {"name": "w1"}}));
+            node.double.put(&json!({"kind": "Node", "metadata": {"name": "w9"}}));
+            node.follow();
+
+            until("it to be told", || {
+                let said: Value = serde_json::from_str(&get("127.0.0.1:10249", "/status").1).unwrap();
+                let unreachable = json!([{"node": "w9", "reason": "node w9 has no pod CIDR"}]);
+                (said.pointer("/routing/mode"), said.pointer("/routing/unreachable"))
+                    == (Some(&"auto".into()), Some(&unreachable))
+            });
+            until("it to be counted", || get("127.0.0.1:10249", "/metrics").1.contains("\nfairway_nodes_unreachable 1\n"));
+            until("the daemon to be ready", || get("127.0.0.1:10256", "/readyz").0 == 200);
+            assert_eq!(get("127.0.0.1:10256", "/livez").0, 200);
+        });
+    }
+
     fn kube_proxy_s_configuration_file_is_all_that_it_needs() {
         on_a_node(|mut node| {
             node.kubeconfig("{}");

@@ -20,6 +20,7 @@ use fairway_lab::host::Host;
 use proxy::{
     config::{ChecksumOffload, Overlay, RouteMode},
     conflist::Files,
+    metrics::Metrics,
     objects::{Kind, Object, ObjectName},
     plan::Settings,
     state::State,
@@ -130,6 +131,17 @@ impl NodeM {
         while tokio::time::timeout(QUIET, self.routes.disturbed()).await.is_ok() {
             assert!(self.sync().await, "{:?}", self.routes.complaints());
         }
+    }
+
+    /// Waits for what the daemon does by itself when it is told of something that disturbs no way.
+    async fn listen_until(&mut self, is_done: impl Fn(&Self) -> bool) {
+        let listening = async {
+            while !is_done(self) {
+                // Nothing of ours is disturbed, so this never ends by itself.
+                let _ = tokio::time::timeout(Duration::from_millis(20), self.routes.disturbed()).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, listening).await.unwrap();
     }
 
     async fn set_eth0_mtu(&self, mtu: u32) {
@@ -569,7 +581,7 @@ fairway_lab::sandbox_tests! {
             m.kernel.add_address(&address).await.unwrap();
             m.mend().await;
             assert_eq!((m.tunnel().await, m.all().await), (tunnel, all));
-            assert_eq!(m.routes.complaints(), &BTreeSet::new());
+            assert_eq!(m.routes.complaints(), BTreeSet::new());
         });
     }
 
@@ -801,7 +813,12 @@ fairway_lab::sandbox_tests! {
         NodeM::run(async |mut m: NodeM| {
             let named = |m: &NodeM, word: &str| m.routes.complaints().iter().any(|complaint| complaint.contains(word));
             m.among_others().await;
-            assert_eq!(m.routes.complaints(), &BTreeSet::new());
+            assert_eq!(m.routes.complaints(), BTreeSet::new());
+
+            sysctl::set("net/ipv4/conf/eth0/rp_filter", "1").unwrap();
+            m.listen_until(|m| named(m, "rp_filter is strict (1) on eth0:")).await;
+            sysctl::set("net/ipv4/conf/eth0/rp_filter", "2").unwrap();
+            m.listen_until(|m| m.routes.complaints().is_empty()).await;
 
             sysctl::set("net/ipv4/conf/eth0/rp_filter", "1").unwrap();
             let is_nft_there = nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; \
@@ -814,6 +831,59 @@ fairway_lab::sandbox_tests! {
                 assert!(named(&m, "chain ip filter FORWARD of another program drops"), "{:?}", m.routes.complaints());
                 assert!(!named(&m, "INPUT"));
             }
+        });
+    }
+
+    fn those_who_ask_are_told_how_pods_are_reached_and_what_is_in_the_way() {
+        NodeM::run(async |mut m: NodeM| {
+            let metrics = Metrics::new(&Family::ALL);
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Auto).with_metrics(metrics.routing.clone());
+            let report = m.routes.report();
+            let said = |path: &str| report.lock().unwrap().said().pointer(path).cloned().unwrap();
+            let counted = |sample: &str| {
+                let text = metrics.text().unwrap();
+                text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ').map(str::to_owned)).unwrap()
+            };
+
+            m.among_others().await;
+            assert_eq!(said("/ways"), json!({"direct": 2, "tunnel": 2}));
+            assert_eq!(said("/devices/0/name"), "fairway.1");
+            assert_eq!(said("/devices/0/mtu"), 1400);
+            assert_eq!((said("/unreachable"), said("/complaints")), (json!([]), json!([])));
+            assert_eq!([r#"fairway_ways{way="direct"}"#, r#"fairway_ways{way="tunnel"}"#].map(counted), ["2", "2"]);
+            assert_eq!(counted("fairway_route_repairs_total"), "0");
+
+            // A node that shares another's pods, one that has none, and a route of another's in the way.
+            let foreign = Route {
+                protocol: 4,
+                ..Route::through("10.244.7.0/24".parse().unwrap(), "192.168.14.1".parse().unwrap(), m.eth0)
+            };
+            m.kernel.add_route(&foreign).await.unwrap();
+            m.set("w2", &["10.244.1.0/24"], &["192.168.14.52"]);
+            m.set("w6", &[], &["192.168.14.56"]);
+            m.set("w7", &["10.244.7.0/24"], &["192.168.14.57"]);
+            assert!(!m.sync().await);
+            assert_eq!(said("/unreachableNodes"), 2);
+            assert_eq!(said("/unreachable/0"), json!({"node": "w2", "reason": "node w2 shares its pod CIDR 10.244.1.0/24 with another node"}));
+            assert_eq!((counted("fairway_nodes_unreachable"), counted(r#"fairway_routing_complaints{about="route"}"#)), ("2".into(), "1".into()));
+            assert!(said("/complaints/0/said").as_str().unwrap().contains("10.244.7.0/24"), "{}", said("/complaints"));
+
+            m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
+            m.set("w6", &["10.244.6.0/24"], &["192.168.14.56"]);
+            m.kernel.delete_route(&foreign).await.unwrap();
+            assert!(m.sync().await);
+            assert_eq!((said("/unreachableNodes"), said("/complaints")), (json!(0), json!([])));
+            assert_eq!((counted("fairway_nodes_unreachable"), counted(r#"fairway_routing_complaints{about="route"}"#)), ("0".into(), "0".into()));
+            assert_eq!(counted("fairway_route_repairs_total"), "0", "what was never there was not put back");
+
+            m.rest().await;
+            let route = *m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap().first().unwrap();
+            m.kernel.delete_route(&route).await.unwrap();
+            m.mend().await;
+            assert_eq!(counted("fairway_route_repairs_total"), "1");
+            m.kernel.set_mtu(m.tunnel().await, 1300).await.unwrap();
+            m.mend().await;
+            assert_eq!(counted("fairway_route_repairs_total"), "2");
         });
     }
 
@@ -841,13 +911,7 @@ fairway_lab::sandbox_tests! {
             for family in Family::ALL {
                 sysctl::set(forwarding::parameter(family), "0").unwrap();
             }
-            let is_back = async {
-                while forwards() != ["1", "1"] {
-                    // Nothing of ours is disturbed, so this never ends by itself.
-                    let _ = tokio::time::timeout(Duration::from_millis(20), m.routes.disturbed()).await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, is_back).await.unwrap();
+            m.listen_until(|_| forwards() == ["1", "1"]).await;
         });
     }
 }

@@ -43,14 +43,15 @@ impl Report {
         (self.is_healthy && self.has_served, self.said())
     }
 
-    /// For people: all of it at once, with how much is known of what.
-    pub fn status(&self, known: &[(&'static str, i64)]) -> Value {
+    /// For people: all of it at once, with how much is known of what, and how pods on other nodes are reached.
+    pub fn status(&self, known: &[(&'static str, i64)], routing: Value) -> Value {
         let mut said = self.said();
         if let Some(said) = said.as_object_mut() {
             said.insert("version".into(), env!("CARGO_PKG_VERSION").into());
             said.insert("ready".into(), self.readyz().0.into());
             said.insert("nodeEligible".into(), self.is_node_eligible.into());
             said.extend(known.iter().map(|(what, count)| ((*what).to_owned(), (*count).into())));
+            said.insert("routing".into(), routing);
         }
         said
     }
@@ -112,7 +113,8 @@ mod tests {
 
     #[test]
     fn people_are_told_all_of_it_at_once() {
-        let said = Report { has_served: false, ..report(true, false) }.status(&[("services", 3)]);
+        let said = Report { has_served: false, ..report(true, false) }
+            .status(&[("services", 3)], json!({"mode": "auto"}));
 
         assert_eq!(said.get("healthy"), Some(&true.into()));
         assert_eq!((said.get("ready"), said.get("nodeEligible")), (Some(&false.into()), Some(&false.into())));
@@ -120,6 +122,7 @@ mod tests {
             (said.get("services"), said.get("version")),
             (Some(&3.into()), Some(&env!("CARGO_PKG_VERSION").into()))
         );
+        assert_eq!(said.get("routing"), Some(&json!({"mode": "auto"})));
     }
 
     #[test]

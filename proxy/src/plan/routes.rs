@@ -55,6 +55,15 @@ pub enum Way {
     },
 }
 
+/// How many ways of each kind there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ways {
+    /// Straight to the node.
+    pub direct: usize,
+    /// Through tunnels.
+    pub tunnel: usize,
+}
+
 /// Pods that cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unreachable {

@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     future, mem,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,7 +27,6 @@ use tracing::{debug, info, warn};
 
 use self::{
     complaints::{Complaints, said},
-    devices::Devices,
     outlook::Outlook,
     patience::Patience,
     told::Told,
@@ -36,10 +35,11 @@ use super::Nodes;
 use crate::{
     config::{Overlay, RouteMode},
     conflist::Files,
+    health::{About, Complaint, RoutingReport},
+    metrics::RoutingMetrics,
     objects::Node,
     plan::routes::{
-        Site,
-        objects::{self, Key, Object, Put},
+        objects::{Object, Put},
         routing::Routing,
         tunnel,
     },
@@ -55,6 +55,7 @@ mod outlook;
 mod patience;
 mod surroundings;
 mod told;
+mod whole;
 
 pub use commit::remove_routes;
 
@@ -96,8 +97,14 @@ pub struct NodeRoutes {
     refused: Vec<Put>,
     /// What the links take that lead to other nodes, as it was known last.
     link_mtu: Option<u32>,
+    /// Our devices as they were last meant to be.
+    vxlans: BTreeMap<Family, Vxlan>,
+    /// Whether somebody has changed a kernel parameter that matters.
+    are_parameters_due: bool,
     /// What everything that was listed is complained of: it stands until everything is listed again.
-    standing: BTreeSet<String>,
+    standing: BTreeSet<Complaint>,
+    /// What could not be done since.
+    failed: BTreeSet<Complaint>,
     complaints: Complaints,
 }
 
@@ -121,9 +128,24 @@ impl NodeRoutes {
             obsolete_devices: Vec::new(),
             refused: Vec::new(),
             link_mtu: None,
+            vxlans: BTreeMap::new(),
+            are_parameters_due: false,
             standing: BTreeSet::new(),
-            complaints: Complaints::default(),
+            failed: BTreeSet::new(),
+            complaints: Complaints::new(wish.mode),
         }
+    }
+
+    /// The same, counted there.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: RoutingMetrics) -> Self {
+        self.complaints.metrics = metrics;
+        self
+    }
+
+    /// How pods on other nodes are reached, now and whenever it is looked at later.
+    pub fn report(&self) -> Arc<Mutex<RoutingReport>> {
+        self.complaints.report()
     }
 
     /// What the kernel was made to hold, as far as it could.
@@ -132,12 +154,12 @@ impl NodeRoutes {
     }
 
     /// What is not as pods need it, in words.
-    pub fn complaints(&self) -> &BTreeSet<String> {
-        self.complaints.all()
+    pub fn complaints(&self) -> BTreeSet<String> {
+        self.complaints.words()
     }
 
     /// Follows these nodes alone. Nothing, if that will not do.
-    async fn follow(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> Option<BTreeSet<String>> {
+    async fn follow(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> Option<BTreeSet<Complaint>> {
         let is_possible = !self.is_whole_due && !names.contains(state.own_node());
         let routing = self.routing.as_mut().filter(|_| is_possible)?;
         if self.wish.mode == RouteMode::None {
@@ -167,93 +189,8 @@ impl NodeRoutes {
         Some(complaints)
     }
 
-    /// Lists everything, and makes it what it should be.
-    async fn make_whole(&mut self, state: &State) -> Result<BTreeSet<String>, rtnl::Error> {
-        self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
-        self.obsolete_devices.clear();
-        self.skip_reports().await;
-        let links = self.kernel.links().await?;
-        self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
-        self.own = state.own_as_known().cloned();
-        let before = self.routing.as_ref().map(|routing| routing.site().ends.clone()).unwrap_or_default();
-        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
-        let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
-        let others = others.filter(|_| self.wish.mode != RouteMode::None);
-        let mut routing = Routing::new(site, others);
-
-        let site = routing.site();
-        let mut complaints = surroundings::look(&site.pod_cidrs, &links);
-        complaints.extend(site.adrift().map(|end| {
-            format!(
-                "{end}, where this node's tunnels begin, is on none of its links: nothing can leave by them"
-            )
-        }));
-        // What the link takes is not known while it has no address.
-        let mtu = self.link_mtu.filter(|_| site.adrift().next().is_some());
-        let mtu = mtu.unwrap_or_else(|| tunnel::link_mtu(site, &links));
-        self.link_mtu = Some(mtu);
-        let vxlans = routing.vxlans(self.wish.overlay, mtu);
-        let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
-        self.is_whole_due |= !devices.complaints.is_empty();
-        complaints.extend(devices.complaints);
-        complaints.extend(self.offload_checksums(&vxlans, &devices.there));
-
-        let tunnels = routing.families();
-        let is_tunnelled = tunnels.iter().all(|family| devices.there.contains_key(family));
-        let pod_mtu = tunnels.iter().map(|family| mtu.saturating_sub(tunnel::overhead(*family))).min();
-        routing.bind(devices.there);
-        let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
-        let mut steps = objects::steps(&held, &routing.objects());
-        if devices.is_one_missing {
-            steps =
-                steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
-        }
-        self.obsolete = steps.gone;
-        let can_begin = self.own.is_none() || !routing.lacks_end();
-        self.routing = Some(routing);
-        self.refused.clear();
-        let failed = self.put(steps.put).await;
-        // Not before what takes their place.
-        if !devices.is_one_missing {
-            let refused: BTreeSet<Key> = self.refused.iter().map(|put| put.object.key()).collect();
-            let stands =
-                held.iter().filter(|object| refused.contains(&object.key())).filter_map(Object::link);
-            let stands: BTreeSet<u32> = stands.collect();
-            self.obsolete_devices =
-                devices.obsolete.into_iter().filter(|device| !stands.contains(device)).collect();
-        }
-
-        if !can_begin {
-            let reason = "none of this node's internal addresses is on a link of its own: \
-                          no tunnel can begin, and no pod can start";
-            complaints.insert(reason.to_owned());
-        } else if is_tunnelled
-            && let Err(error) = self.told.tell(state.own_as_known(), pod_mtu.unwrap_or(mtu))
-        {
-            self.is_whole_due |= error.may_pass();
-            complaints.insert(said(&error));
-        }
-        self.told.look_again();
-        self.standing = complaints;
-        Ok(failed)
-    }
-
-    /// Has the checksums in these devices' packets made by whoever can.
-    fn offload_checksums(
-        &self,
-        vxlans: &BTreeMap<Family, Vxlan>,
-        there: &BTreeMap<Family, u32>,
-    ) -> BTreeSet<String> {
-        let settle = |(family, index): (&Family, &u32)| {
-            let uplink = self.outlook.link_with(vxlans.get(family)?.tunnel.local);
-            let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, *index);
-            settled.err().map(|error| said(&error))
-        };
-        there.iter().filter_map(settle).collect()
-    }
-
     /// Puts all of these, and says what could not be.
-    async fn put(&mut self, all: Vec<Put>) -> BTreeSet<String> {
+    async fn put(&mut self, all: Vec<Put>) -> BTreeSet<Complaint> {
         let mut complaints = BTreeSet::new();
         let mut routes = 0;
         for put in all {
@@ -263,7 +200,7 @@ impl NodeRoutes {
                     debug!(?put, "put");
                 }
                 Err(error) => {
-                    complaints.insert(said(&error));
+                    complaints.insert(About::Route.complaint(said(&error)));
                     self.refused.push(put);
                 }
             }
@@ -284,9 +221,24 @@ impl NodeRoutes {
         }
     }
 
-    fn unreachable(&self) -> impl Iterator<Item = String> {
-        let unreachable = self.routing.iter().flat_map(Routing::unreachable);
-        unreachable.map(|unreachable| unreachable.to_string())
+    /// Looks at what kernel parameters say, once somebody has changed one.
+    async fn look_at_parameters(&mut self) {
+        self.keep_loose().await;
+        self.are_parameters_due = false;
+        let Some(routing) = &self.routing else { return };
+        let now = surroundings::parameters(&routing.site().pod_cidrs, self.outlook.link_names());
+        self.standing.retain(|complaint| !surroundings::is_of_parameters(complaint));
+        self.standing.extend(now);
+        self.say();
+    }
+
+    /// Says what is wrong, as far as it is new, and how it stands.
+    fn say(&mut self) {
+        let all = [&self.standing, &self.failed, self.told.complaints()];
+        self.complaints.say(all.into_iter().flatten().cloned().collect());
+        if let Some(routing) = &mut self.routing {
+            self.complaints.say_ways(routing);
+        }
     }
 
     async fn skip_reports(&mut self) {
@@ -317,7 +269,7 @@ impl NodeRoutes {
 
 impl Nodes for NodeRoutes {
     async fn prepare(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> bool {
-        let mut complaints = if let Some(complaints) = self.follow(state, names).await {
+        self.failed = if let Some(complaints) = self.follow(state, names).await {
             complaints
         } else {
             self.is_whole_due = false;
@@ -325,12 +277,10 @@ impl Nodes for NodeRoutes {
             self.next_sweep = (!period.is_zero()).then(|| Instant::now() + period);
             self.make_whole(state).await.unwrap_or_else(|error| {
                 self.is_whole_due = true;
-                BTreeSet::from([said(&error)])
+                BTreeSet::from([About::Kernel.complaint(said(&error))])
             })
         };
-        complaints.extend(self.standing.iter().cloned());
-        complaints.extend(self.unreachable());
-        self.complaints.say(complaints);
+        self.say();
         !self.is_whole_due && self.refused.is_empty()
     }
 
@@ -359,6 +309,7 @@ impl Nodes for NodeRoutes {
         }
         // Not before: pods that start now find services.
         is_complete &= self.told.install();
+        self.say();
         self.is_whole_due |= !is_complete;
         is_complete
     }
@@ -371,13 +322,18 @@ impl Nodes for NodeRoutes {
         }
         loop {
             let sweep = self.next_sweep;
+            let are_parameters_due = self.are_parameters_due;
             let report = tokio::select! {
+                biased; // many parameters often change at once
                 report = self.next_report() => report,
+                () = future::ready(()), if are_parameters_due => {
+                    self.look_at_parameters().await;
+                    continue;
+                }
                 () = super::at(sweep) => Report::Lost,
             };
             if report == Report::Parameter {
-                surroundings::keep_forwarding(self.routing.iter().flat_map(|all| &all.site().pod_cidrs));
-                self.keep_loose().await;
+                self.are_parameters_due = true;
             } else if self.outlook.is_news(&report, self.routing.as_ref()) {
                 debug!(?report, "routes, or what they stand on, have changed");
                 self.is_whole_due = true;

@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     sync::Arc,
 };
@@ -22,7 +23,7 @@ use dataplane::rtnl::Vxlan;
 use ipnetwork::IpNetwork;
 
 use super::{
-    Reason, Site, Unreachable, Way,
+    Reason, Site, Unreachable, Way, Ways,
     objects::{self, Key, Object, Steps},
     tunnel,
 };
@@ -64,9 +65,13 @@ pub struct Routing {
     unreachable: BTreeMap<Arc<str>, Vec<Reason>>,
     /// Destinations that several nodes have.
     contested: BTreeSet<Destination>,
+    /// Whether whom no way leads to may be different from when it was asked for last.
+    is_unreachable_changed: bool,
     /// How many ways each object is for.
     objects: BTreeMap<Object, usize>,
     by_key: BTreeMap<Key, Object>,
+    /// How many ways lead to pods.
+    ways: Ways,
     /// How many ways go through tunnels of each family.
     tunnels: BTreeMap<Family, usize>,
     /// How many nodes may send through tunnels of each family.
@@ -83,18 +88,20 @@ impl Routing {
             nodes: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             contested: BTreeSet::new(),
+            is_unreachable_changed: true,
             objects: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            ways: Ways::default(),
             tunnels: BTreeMap::new(),
             senders: BTreeMap::new(),
         };
         for node in nodes {
             routing.admit(&node.name.name, node);
         }
-        let winners = routing.claims.keys().filter_map(|destination| routing.winner(*destination));
-        let ways: Vec<Way> = winners.map(|(_, way)| way).collect();
-        for way in ways {
-            routing.count(way, true);
+        let winners = routing.claims.keys().filter_map(|to| Some((*to, routing.winner(*to)?.1)));
+        let ways: Vec<(Destination, Way)> = winners.collect();
+        for (destination, way) in ways {
+            routing.count(destination, way, true);
         }
         routing
     }
@@ -120,12 +127,13 @@ impl Routing {
             destinations.extend(node.into_iter().flat_map(destinations_of));
 
             for destination in &destinations {
+                self.is_unreachable_changed |= self.contested.contains(destination);
                 for object in self.objects_for(*destination) {
                     was_there.entry(object).or_insert(true);
                     self.let_go(object);
                 }
                 if let Some((_, way)) = self.winner(*destination) {
-                    self.count(way, false);
+                    self.count(*destination, way, false);
                 }
             }
             self.forget(&name);
@@ -133,12 +141,13 @@ impl Routing {
                 self.admit(&name, node);
             }
             for destination in &destinations {
+                self.is_unreachable_changed |= self.contested.contains(destination);
                 for object in self.objects_for(*destination) {
                     was_there.entry(object).or_insert_with(|| self.objects.contains_key(&object));
                     self.keep(object);
                 }
                 if let Some((_, way)) = self.winner(*destination) {
-                    self.count(way, true);
+                    self.count(*destination, way, true);
                 }
             }
         }
@@ -195,6 +204,16 @@ impl Routing {
         self.by_key.get(key)
     }
 
+    /// How many ways lead to pods.
+    pub fn ways(&self) -> Ways {
+        self.ways
+    }
+
+    /// Says whether [`Self::unreachable`] may be different from when this was asked last.
+    pub fn take_unreachable_changed(&mut self) -> bool {
+        mem::take(&mut self.is_unreachable_changed)
+    }
+
     /// Nodes, or some of their pods, that cannot be reached.
     pub fn unreachable(&self) -> BTreeSet<Unreachable> {
         let told = |node: &Arc<str>, reason| Unreachable { node: node.to_string(), reason };
@@ -230,6 +249,7 @@ impl Routing {
             }
         }
         if !reasons.is_empty() {
+            self.is_unreachable_changed = true;
             self.unreachable.insert(Arc::clone(name), reasons);
         }
         let tunnel = self.site.tunnel_from(node);
@@ -241,7 +261,7 @@ impl Routing {
     }
 
     fn forget(&mut self, name: &Arc<str>) {
-        self.unreachable.remove(name);
+        self.is_unreachable_changed |= self.unreachable.remove(name).is_some();
         let Known { destinations, tunnel } = self.nodes.remove(name).unwrap_or_default();
         if let Some(count) = tunnel.and_then(|family| self.senders.get_mut(&family)) {
             *count = count.saturating_sub(1);
@@ -295,7 +315,14 @@ impl Routing {
         }
     }
 
-    fn count(&mut self, way: Way, is_new: bool) {
+    fn count(&mut self, destination: Destination, way: Way, is_new: bool) {
+        let of_kind = match way {
+            Way::Direct { .. } => &mut self.ways.direct,
+            Way::Tunnel { .. } => &mut self.ways.tunnel,
+        };
+        if matches!(destination, Destination::Pods(_)) {
+            *of_kind = if is_new { *of_kind + 1 } else { of_kind.saturating_sub(1) };
+        }
         let Way::Tunnel { remote } = way else { return };
         let count = self.tunnels.entry(Family::of(remote)).or_default();
         *count = if is_new { *count + 1 } else { count.saturating_sub(1) };

@@ -539,6 +539,7 @@ proptest! {
         let mut nodes = BTreeMap::new();
         let mut followed = routing(site(RouteMode::Auto), []);
         let mut kernel = Held::new();
+        let mut told = BTreeSet::new();
         for (node, is_gone) in changes {
             let name = node.name.name.clone();
             if is_gone { nodes.remove(&name); } else { nodes.insert(name.clone(), node); }
@@ -555,6 +556,11 @@ proptest! {
             prop_assert_eq!(followed.objects(), planned.objects());
             prop_assert_eq!(&kernel, &held(&planned.objects()));
             prop_assert_eq!(followed.unreachable(), planned.unreachable());
+            if followed.take_unreachable_changed() {
+                told = followed.unreachable();
+            }
+            prop_assert_eq!(&told, &planned.unreachable());
+            prop_assert_eq!(followed.ways(), planned.ways());
             prop_assert_eq!(followed.families(), planned.families());
             prop_assert_eq!(followed.inbound(), planned.inbound());
             prop_assert!(planned.inbound().is_superset(&planned.families()));

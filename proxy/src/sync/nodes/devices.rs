@@ -10,7 +10,11 @@ use ipnetwork::IpNetwork;
 use tracing::info;
 
 use super::{commit, said};
-use crate::{plan::routes::tunnel, service_port::Family};
+use crate::{
+    health::{About, Complaint},
+    plan::routes::tunnel,
+    service_port::Family,
+};
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -20,7 +24,9 @@ pub(super) struct Devices {
     /// Those that nobody needs.
     pub(super) obsolete: Vec<u32>,
     /// What is wrong with those that should be there.
-    pub(super) complaints: BTreeSet<String>,
+    pub(super) complaints: BTreeSet<Complaint>,
+    /// Those that were not as they should be, and are.
+    pub(super) mended: BTreeSet<Family>,
     /// Whether one that should be there is not, so that nothing can be planned that goes through it.
     pub(super) is_one_missing: bool,
 }
@@ -43,13 +49,17 @@ impl Devices {
                 Ok(settled) => {
                     if settled.is_changed {
                         info!(device = %vxlan, "made a VXLAN device what it should be");
+                        if settled.failure.is_none() {
+                            devices.mended.insert(family);
+                        }
                     }
                     devices.there.insert(family, settled.index);
-                    devices.complaints.extend(settled.failure.map(|error| said(&error)));
+                    let failure = settled.failure.map(|error| About::Device.complaint(said(&error)));
+                    devices.complaints.extend(failure);
                 }
                 Err(error) => {
                     devices.is_one_missing = true;
-                    devices.complaints.insert(said(&error));
+                    devices.complaints.insert(About::Device.complaint(said(&error)));
                 }
             }
         }

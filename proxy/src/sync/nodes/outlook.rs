@@ -11,7 +11,7 @@ use std::{
 
 use dataplane::{
     owner,
-    rtnl::{Address, Link, Mac, NeighbourState, Report, Route},
+    rtnl::{Address, LOOPBACK, Link, Mac, NeighbourState, Report, Route},
 };
 use ipnetwork::IpNetwork;
 
@@ -57,9 +57,15 @@ impl Outlook {
     pub(super) fn addresses(&self) -> Vec<Address> {
         let of_ours = |address: &&Address| {
             let link = self.links.get(&address.link);
-            link.is_some_and(|link| owner::TUNNELS.contains(&link.name.as_str()))
+            link.is_some_and(is_ours)
         };
         self.addresses.iter().filter(|address| !of_ours(address)).copied().collect()
+    }
+
+    /// The names of the links that packets come in by, other than those to pods and our own devices.
+    pub(super) fn link_names(&self) -> impl Iterator<Item = &str> {
+        let others = self.links.iter().filter(|(index, link)| **index != LOOPBACK && !is_ours(link));
+        others.map(|(_, link)| link.name.as_str())
     }
 
     /// The name of the link that has an address.
@@ -96,7 +102,7 @@ impl Outlook {
             }
             Report::LinkGone(index) => {
                 let known = self.links.remove(index);
-                let is_ours = known.is_some_and(|link| owner::TUNNELS.contains(&link.name.as_str()));
+                let is_ours = known.is_some_and(|link| is_ours(&link));
                 !self.pods.remove(index) && (is_ours || self.has_address(*index))
             }
             Report::Address(address) => {
@@ -126,6 +132,10 @@ impl Outlook {
             _ => false,
         }
     }
+}
+
+fn is_ours(link: &Facts) -> bool {
+    owner::TUNNELS.contains(&link.name.as_str())
 }
 
 fn is_to_a_pod(link: &Link) -> bool {

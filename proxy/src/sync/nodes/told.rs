@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use dataplane::disk;
 use tracing::info;
 
-use super::complaints::{Complaints, said};
+use super::said;
 use crate::{
     conflist::{self, Files, Written},
+    health::{About, Complaint},
     objects::{Node, ObjectName},
 };
 
@@ -40,12 +41,13 @@ pub(super) struct Told {
     can_wire: bool,
     /// Whether the runtime is yet to be told of the plugin, or to be looked at again.
     is_install_due: bool,
-    complaints: Complaints,
+    /// What is wrong with what the runtime has.
+    complaints: BTreeSet<Complaint>,
 }
 
 impl Told {
     pub(super) fn new(files: Files) -> Self {
-        Self { files, can_wire: false, is_install_due: false, complaints: Complaints::default() }
+        Self { files, can_wire: false, is_install_due: false, complaints: BTreeSet::new() }
     }
 
     /// Tells the plugin of our own node, if that is known.
@@ -60,6 +62,11 @@ impl Told {
         }
         self.can_wire = true;
         Ok(())
+    }
+
+    /// What keeps the runtime from using the plugin, as it was when that was looked at last.
+    pub(super) fn complaints(&self) -> &BTreeSet<Complaint> {
+        &self.complaints
     }
 
     /// Has [`Self::install`] look once more at what the runtime has.
@@ -79,19 +86,19 @@ impl Told {
             Ok(Written { plugin, conflist }) => {
                 info!(plugin, conflist, "installed for the container runtime");
             }
-            Err(error) => drop(complaints.insert(said(error))),
+            Err(error) => drop(complaints.insert(About::Plugin.complaint(said(error)))),
         }
         match self.files.rivals() {
             Ok(rivals) => complaints.extend(rivals.iter().map(|rival| {
                 let ours = conflist::CONFLIST;
-                format!(
+                About::Plugin.complaint(format!(
                     "container runtimes take {} before {ours}: remove it, or pods get another network",
                     rival.display()
-                )
+                ))
             })),
-            Err(error) => drop(complaints.insert(said(&error))),
+            Err(error) => drop(complaints.insert(About::Plugin.complaint(said(&error)))),
         }
-        self.complaints.say(complaints);
+        self.complaints = complaints;
         self.is_install_due = installed.is_err();
         !self.is_install_due
     }

@@ -1,0 +1,131 @@
+//! Everything listed, compared, and made what it should be.
+//!
+//! In: the state, and what the kernel lists. Out: the kernel holds what is planned, as far as it takes it, and the files are written. The fallback
+//! that is always right: at the start, after a disturbance, after what could not be followed, and now and then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dataplane::rtnl::{self, Vxlan};
+
+use super::{
+    NodeRoutes, commit, complaints::said, devices::Devices, is_tunnel, offload, outlook::Outlook,
+    surroundings,
+};
+use crate::{
+    config::RouteMode,
+    health::{About, Complaint},
+    plan::routes::{
+        Site,
+        objects::{self, Key, Object, Put},
+        routing::Routing,
+        tunnel,
+    },
+    service_port::Family,
+    state::State,
+};
+
+impl NodeRoutes {
+    /// Lists everything, and makes it what it should be.
+    pub(super) async fn make_whole(&mut self, state: &State) -> Result<BTreeSet<Complaint>, rtnl::Error> {
+        self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
+        self.obsolete_devices.clear();
+        self.skip_reports().await;
+        let links = self.kernel.links().await?;
+        self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
+        self.own = state.own_as_known().cloned();
+        let before = self.routing.as_ref().map(|routing| routing.site().ends.clone()).unwrap_or_default();
+        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
+        let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
+        let others = others.filter(|_| self.wish.mode != RouteMode::None);
+        let mut routing = Routing::new(site, others);
+
+        let site = routing.site();
+        self.are_parameters_due = false;
+        let mut complaints = surroundings::look(&site.pod_cidrs, self.outlook.link_names());
+        complaints.extend(site.adrift().map(|end| {
+            About::Address.complaint(format!(
+                "{end}, where this node's tunnels begin, is on none of its links: nothing can leave by them"
+            ))
+        }));
+        // What the link takes is not known while it has no address.
+        let mtu = self.link_mtu.filter(|_| site.adrift().next().is_some());
+        let mtu = mtu.unwrap_or_else(|| tunnel::link_mtu(site, &links));
+        self.link_mtu = Some(mtu);
+        let vxlans = routing.vxlans(self.wish.overlay, mtu);
+        let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
+        self.is_whole_due |= !devices.complaints.is_empty();
+        complaints.extend(devices.complaints);
+        complaints.extend(self.offload_checksums(&vxlans, &devices.there));
+        let of_ours = |family: &&Family| self.vxlans.get(family) == vxlans.get(family);
+        let mut is_repair = devices.mended.iter().any(|family| of_ours(&family));
+        self.vxlans = vxlans;
+        self.vxlans.retain(|family, _| devices.there.contains_key(family));
+        let shown = self.vxlans.values().cloned().collect();
+        self.complaints.change(|report| report.devices = shown);
+
+        let tunnels = routing.families();
+        let is_tunnelled = tunnels.iter().all(|family| devices.there.contains_key(family));
+        let pod_mtu = tunnels.iter().map(|family| mtu.saturating_sub(tunnel::overhead(*family))).min();
+        routing.bind(devices.there);
+        let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
+        let mut steps = objects::steps(&held, &routing.objects());
+        if devices.is_one_missing {
+            steps =
+                steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
+        }
+        self.obsolete = steps.gone;
+        is_repair |= self.has_lost(&steps.put);
+        if is_repair {
+            self.complaints.metrics.repairs.inc();
+        }
+        let can_begin = self.own.is_none() || !routing.lacks_end();
+        self.routing = Some(routing);
+        self.refused.clear();
+        let failed = self.put(steps.put).await;
+        // Not before what takes their place.
+        if !devices.is_one_missing {
+            let refused: BTreeSet<Key> = self.refused.iter().map(|put| put.object.key()).collect();
+            let stands =
+                held.iter().filter(|object| refused.contains(&object.key())).filter_map(Object::link);
+            let stands: BTreeSet<u32> = stands.collect();
+            self.obsolete_devices =
+                devices.obsolete.into_iter().filter(|device| !stands.contains(device)).collect();
+        }
+
+        if !can_begin {
+            let reason = "none of this node's internal addresses is on a link of its own: \
+                          no tunnel can begin, and no pod can start";
+            complaints.insert(About::Address.complaint(reason));
+        } else if is_tunnelled
+            && let Err(error) = self.told.tell(state.own_as_known(), pod_mtu.unwrap_or(mtu))
+        {
+            self.is_whole_due |= error.may_pass();
+            complaints.insert(About::Plugin.complaint(said(&error)));
+        }
+        self.told.look_again();
+        self.standing = complaints;
+        Ok(failed)
+    }
+
+    /// Has the checksums in these devices' packets made by whoever can.
+    fn offload_checksums(
+        &self,
+        vxlans: &BTreeMap<Family, Vxlan>,
+        there: &BTreeMap<Family, u32>,
+    ) -> BTreeSet<Complaint> {
+        let settle = |(family, index): (&Family, &u32)| {
+            let uplink = self.outlook.link_with(vxlans.get(family)?.tunnel.local);
+            let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, *index);
+            settled.err().map(|error| About::Device.complaint(said(&error)))
+        };
+        there.iter().filter_map(settle).collect()
+    }
+
+    /// Says whether something is among these that the kernel had taken before: somebody has taken it away.
+    fn has_lost(&self, put: &[Put]) -> bool {
+        let never: BTreeSet<Object> = self.refused.iter().map(|put| put.object).collect();
+        let Some(routing) = &self.routing else { return false };
+        let was_there = |object: &Object| routing.object(&object.key()) == Some(object);
+        put.iter().any(|put| was_there(&put.object) && !never.contains(&put.object))
+    }
+}
