@@ -22,7 +22,7 @@ use crate::{config::RouteMode, objects::Node, service_port::Family};
 pub mod objects;
 pub mod routing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tunnel;
 
 /// Where the ways begin: this node, as far as it matters to them.

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
-use dataplane::rtnl::{AddressFlags, Forwarding, Link, Neighbour, Route, Rule, Table};
+use dataplane::rtnl::{AddressFlags, Forwarding, Link, Mac, Neighbour, Route, Rule, Table};
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use super::{
@@ -24,6 +24,30 @@ fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
 
 fn address(link: u32, network: &str) -> Address {
     Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
+}
+
+/// A link that is up, and has a hardware address.
+pub(crate) fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: None,
+        mac: Some(Mac([2, 0, 0, 0, 0, index.to_be_bytes()[3]])),
+        mtu: 1500,
+        is_up: true,
+        has_carrier: true,
+        is_running: true,
+        alias: None,
+        is_promiscuous: false,
+        is_allmulti: false,
+        tx_queue_len: 1000,
+        master: None,
+        port: None,
+        is_forwarding: false,
+        peer: None,
+        peer_netns: None,
+        tunnel: None,
+    }
 }
 
 /// Node `m`, with an address of each family on link 2.
@@ -362,26 +386,7 @@ fn a_hardware_address_is_of_one_machine() {
 
 #[test]
 fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
-    let link = |index, mtu| Link {
-        index,
-        name: format!("eth{index}"),
-        kind: None,
-        mac: None,
-        mtu,
-        is_up: true,
-        has_carrier: true,
-        is_running: true,
-        alias: None,
-        is_promiscuous: false,
-        is_allmulti: false,
-        tx_queue_len: 1000,
-        master: None,
-        port: None,
-        is_forwarding: false,
-        peer: None,
-        peer_netns: None,
-        tunnel: None,
-    };
+    let link = |index, mtu| Link { mtu, ..link(index, &format!("eth{index}")) };
     let site_at = |addresses: &[Address]| {
         let own = node("w1", &[], &["192.168.14.51"]);
         Site::new(RouteMode::Auto, Some(&own), addresses.to_vec(), &BTreeMap::new())

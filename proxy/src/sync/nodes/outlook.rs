@@ -68,10 +68,9 @@ impl Outlook {
         others.map(|(_, link)| link.name.as_str())
     }
 
-    /// The name of the link that has an address.
-    pub(super) fn link_with(&self, ip: IpAddr) -> Option<&str> {
-        let address = self.addresses.iter().find(|address| address.network.ip() == ip)?;
-        self.links.get(&address.link).map(|link| link.name.as_str())
+    /// The link that has an address.
+    pub(super) fn link_with(&self, ip: IpAddr) -> Option<u32> {
+        self.addresses.iter().find(|address| address.network.ip() == ip).map(|address| address.link)
     }
 
     /// Links without an address lead nobody anywhere.

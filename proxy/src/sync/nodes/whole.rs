@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane::rtnl::{self, Vxlan};
+use dataplane::rtnl::{self, Link, Vxlan};
 
 use super::{
     NodeRoutes, commit, complaints::said, devices::Devices, is_tunnel, offload, outlook::Outlook,
@@ -55,7 +55,7 @@ impl NodeRoutes {
         let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
         self.is_whole_due |= !devices.complaints.is_empty();
         complaints.extend(devices.complaints);
-        complaints.extend(self.offload_checksums(&vxlans, &devices.there));
+        complaints.extend(self.offload_checksums(&links, &vxlans, &devices.there));
         let of_ours = |family: &&Family| self.vxlans.get(family) == vxlans.get(family);
         let mut is_repair = devices.mended.iter().any(|family| of_ours(&family));
         self.vxlans = vxlans;
@@ -110,12 +110,13 @@ impl NodeRoutes {
     /// Has the checksums in these devices' packets made by whoever can.
     fn offload_checksums(
         &self,
+        links: &[Link],
         vxlans: &BTreeMap<Family, Vxlan>,
         there: &BTreeMap<Family, u32>,
     ) -> BTreeSet<Complaint> {
         let settle = |(family, index): (&Family, &u32)| {
             let uplink = self.outlook.link_with(vxlans.get(family)?.tunnel.local);
-            let settled = offload::settle(self.wish.overlay.checksum_offload, uplink, *index);
+            let settled = offload::settle(self.wish.overlay.checksum_offload, links, uplink, *index);
             settled.err().map(|error| About::Device.complaint(said(&error)))
         };
         there.iter().filter_map(settle).collect()

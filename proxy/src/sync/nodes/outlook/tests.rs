@@ -6,32 +6,9 @@ use super::*;
 use crate::{
     config::RouteMode,
     objects::{Node, ObjectName},
-    plan::routes::{Site, tunnel},
+    plan::routes::{Site, tests::link, tunnel},
     service_port::Family,
 };
-
-fn link(index: u32, name: &str) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: None,
-        mac: None,
-        mtu: 1500,
-        is_up: true,
-        has_carrier: true,
-        is_running: true,
-        alias: None,
-        is_promiscuous: false,
-        is_allmulti: false,
-        tx_queue_len: 1000,
-        master: None,
-        port: None,
-        is_forwarding: false,
-        peer: None,
-        peer_netns: None,
-        tunnel: None,
-    }
-}
 
 fn address(link: u32, network: &str) -> Address {
     Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
