@@ -65,16 +65,7 @@ impl NodeM {
 
     async fn new() -> Self {
         let kernel = Kernel::open().unwrap();
-        let end = |name: &str, seed| VethEnd {
-            name: name.to_owned(),
-            mac: Mac::locally_administered(seed),
-            mtu: 1450,
-        };
-        kernel.add_veth(&end("eth0", 1), &end("switch", 2), None).await.unwrap();
-        for name in ["eth0", "switch"] {
-            kernel.set_up(kernel.link(name).await.unwrap().index, true).await.unwrap();
-        }
-        let eth0 = kernel.link("eth0").await.unwrap().index;
+        let eth0 = Self::add_link(&kernel, "eth0", "switch").await;
         for network in ["192.168.14.50/24", "fd00:14::50/64"] {
             let (network, nodad) = (network.parse().unwrap(), true);
             let flags = AddressFlags { nodad, ..AddressFlags::default() };
@@ -82,6 +73,41 @@ impl NodeM {
         }
         let routes = Self::daemon(&kernel, RouteMode::Auto);
         Self { kernel, eth0, state: State::new("m"), routes, names: BTreeSet::new() }
+    }
+
+    /// Makes a link, with its other end here as well.
+    async fn add_link(kernel: &Kernel, name: &str, other: &str) -> u32 {
+        let end = |name: &str| {
+            let seed = name.bytes().fold(1, |seed, byte| seed * 31 + u64::from(byte));
+            VethEnd { name: name.to_owned(), mac: Mac::locally_administered(seed), mtu: 1450 }
+        };
+        kernel.add_veth(&end(name), &end(other), None).await.unwrap();
+        for name in [name, other] {
+            kernel.set_up(kernel.link(name).await.unwrap().index, true).await.unwrap();
+        }
+        kernel.link(name).await.unwrap().index
+    }
+
+    /// Gives the node another link, with an address on it.
+    async fn add_eth1(&self, network: &str) -> u32 {
+        let eth1 = Self::add_link(&self.kernel, "eth1", "switch1").await;
+        let (network, flags) = (network.parse().unwrap(), AddressFlags::default());
+        self.kernel.add_address(&Address { link: eth1, network, flags }).await.unwrap();
+        eth1
+    }
+
+    /// Makes a route as an administrator does.
+    async fn add_foreign_route(
+        &self,
+        destination: &str,
+        gateway: &str,
+        link: u32,
+        mtu: Option<u32>,
+    ) -> Route {
+        let route = Route::through(destination.parse().unwrap(), gateway.parse().unwrap(), link);
+        let route = Route { protocol: 4, mtu, ..route };
+        self.kernel.add_route(&route).await.unwrap();
+        route
     }
 
     fn daemon(kernel: &Kernel, mode: RouteMode) -> NodeRoutes {
@@ -582,6 +608,110 @@ fairway_lab::sandbox_tests! {
             m.mend().await;
             assert_eq!((m.tunnel().await, m.all().await), (tunnel, all));
             assert_eq!(m.routes.complaints(), BTreeSet::new());
+        });
+    }
+
+    fn a_daemon_that_starts_while_the_node_s_address_is_gone_keeps_the_tunnel() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+            let tunnel = m.tunnel().await;
+            let addresses = m.kernel.addresses().await.unwrap();
+            let address = addresses.into_iter().find(|address| address.network.to_string() == "192.168.14.50/24").unwrap();
+            m.kernel.set_mtu(m.eth0, 9000).await.unwrap(); // nobody knows what leads where
+            m.kernel.delete_address(&address).await.unwrap();
+
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Auto);
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+            let device = m.kernel.device("fairway.1").await.unwrap().unwrap();
+            assert_eq!((device.index, device.vxlan.tunnel.local, device.vxlan.mtu), (tunnel, "192.168.14.50".parse().unwrap(), 1400));
+            let named = m.routes.complaints().iter().any(|complaint| complaint.starts_with("192.168.14.50, where"));
+            assert!(named, "{:?}", m.routes.complaints());
+
+            m.kernel.set_mtu(m.eth0, 1450).await.unwrap();
+            m.kernel.add_address(&address).await.unwrap();
+            m.mend().await;
+            assert_eq!((m.tunnel().await, m.all().await), (tunnel, all));
+        });
+    }
+
+    fn of_two_links_on_a_network_the_one_that_packets_leave_by_is_taken_and_left_again() {
+        NodeM::run(async |mut m: NodeM| {
+            let eth1 = m.add_eth1("192.168.14.60/26").await;
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            assert!(m.sync().await);
+            let link_of_route = async |m: &NodeM| m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap().first().unwrap().link;
+            assert_eq!(link_of_route(&m).await, eth1);
+
+            let (switch, switch1) = (m.kernel.link("switch").await.unwrap().index, m.kernel.link("switch1").await.unwrap().index);
+            m.kernel.set_up(switch1, false).await.unwrap(); // the cable is out
+            m.mend().await;
+            assert_eq!(link_of_route(&m).await, m.eth0);
+
+            m.kernel.set_up(switch1, true).await.unwrap();
+            m.mend().await;
+            assert_eq!(link_of_route(&m).await, eth1);
+
+            // With both out there is no better one: nothing changes until one is back.
+            for switch in [switch, switch1] {
+                m.kernel.set_up(switch, false).await.unwrap();
+                m.mend().await;
+            }
+            m.check(&["10.244.1.0/24 via 192.168.14.51"]).await;
+            assert_eq!(m.routes.complaints(), BTreeSet::new());
+        });
+    }
+
+    fn a_node_on_a_link_that_is_down_is_reached_through_a_tunnel_until_it_is_up() {
+        NodeM::run(async |mut m: NodeM| {
+            let eth1 = m.add_eth1("172.16.0.50/24").await;
+            m.add_foreign_route("0.0.0.0/0", "172.16.0.1", eth1, None).await;
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+            let is_tunnelled = async |m: &NodeM| {
+                let routes = m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap();
+                let route = routes.into_iter().find(|route| route.destination.to_string() == "10.244.1.0/24").unwrap();
+                route.link == m.tunnel().await
+            };
+            assert!(!is_tunnelled(&m).await);
+
+            m.kernel.set_up(m.eth0, false).await.unwrap();
+            m.mend().await;
+            assert!(is_tunnelled(&m).await);
+
+            m.kernel.set_up(m.eth0, true).await.unwrap();
+            m.mend().await;
+            assert!(!is_tunnelled(&m).await);
+        });
+    }
+
+    fn the_mtu_is_that_of_the_links_and_routes_that_lead_to_other_nodes() {
+        NodeM::run(async |mut m: NodeM| {
+            let mtu = async |m: &NodeM| {
+                let device = m.kernel.device("fairway.1").await.unwrap().unwrap().vxlan.mtu;
+                assert_eq!(NodeM::facts().get("mtu"), Some(&json!(device)));
+                device
+            };
+            let eth1 = m.add_eth1("172.16.0.50/24").await;
+            m.kernel.set_mtu(eth1, 1400).await.unwrap();
+            let elsewhere = m.add_foreign_route("192.168.99.0/24", "172.16.0.1", eth1, Some(1360)).await;
+            m.among_others().await;
+            assert_eq!(mtu(&m).await, 1400, "the other link leads to nobody");
+
+            let everything = m.add_foreign_route("0.0.0.0/0", "172.16.0.1", eth1, None).await;
+            m.mend().await;
+            assert_eq!(mtu(&m).await, 1350);
+            m.kernel.replace_route(&Route { mtu: Some(1380), ..everything }).await.unwrap();
+            m.mend().await;
+            assert_eq!(mtu(&m).await, 1330);
+
+            // A node that comes is behind a route of its own.
+            m.set("w9", &["10.244.9.0/24"], &["192.168.99.59"]);
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+            assert_eq!(mtu(&m).await, 1310);
+            m.kernel.delete_route(&elsewhere).await.unwrap();
+            m.mend().await;
+            assert_eq!(mtu(&m).await, 1330);
         });
     }
 

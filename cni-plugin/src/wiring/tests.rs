@@ -137,6 +137,7 @@ fn link(name: &str, mac: Mac) -> Link {
         is_up: true,
         has_carrier: true,
         is_running: true,
+        has_neighbours: true,
         alias: None,
         is_promiscuous: false,
         is_allmulti: false,

@@ -12,6 +12,7 @@ mod routes;
 mod rules;
 mod shaping;
 mod tunnels;
+mod ways_out;
 
 use std::io;
 

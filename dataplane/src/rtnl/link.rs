@@ -73,6 +73,9 @@ pub struct Link {
     pub has_carrier: bool,
     /// Whether the kernel has noticed that it carries packets, and sends some.
     pub is_running: bool,
+    /// Whether others on it are found by asking for their hardware addresses: not so where there is one other end, nor where the kernel is
+    /// told not to ask.
+    pub has_neighbours: bool,
     /// Free text on it: our host ends bear the pod's name.
     pub alias: Option<String>,
     /// Whether it takes packets that are for others.

@@ -12,11 +12,16 @@
 //!            192.168.15.52 via 192.168.15.52 dev fairway.1 onlink
 //! ```
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
-use dataplane::rtnl::Address;
+use dataplane::rtnl::{Address, LOOPBACK};
 use ipnetwork::IpNetwork;
 
+use self::uplinks::{Condition, Exit, Uplinks};
 use crate::{config::RouteMode, objects::Node, service_port::Family};
 
 pub mod objects;
@@ -24,6 +29,7 @@ pub mod routing;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tunnel;
+pub mod uplinks;
 
 /// Where the ways begin: this node, as far as it matters to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct Site {
     pub addresses: Vec<Address>,
     /// Where its tunnels begin: for each family the first of its internal addresses that is on a link, or was.
     pub ends: BTreeMap<Family, IpAddr>,
+    /// What leads out of it.
+    pub uplinks: Uplinks,
 }
 
 /// A way to the pods of a CIDR.
@@ -82,9 +90,11 @@ pub enum Reason {
     NoAddress(IpNetwork),
     /// The node's address is on none of our links.
     NotOnLink(IpAddr),
+    /// The node's address is on a link of ours that is down.
+    LinkDown(IpAddr),
     /// A tunnel to the node's address cannot begin anywhere.
     NoEnd(IpAddr),
-    /// The node's address is ours.
+    /// The node's address is ours, and it has no other.
     Ours(IpAddr),
     /// Another node has this pod CIDR as well.
     Taken(IpNetwork),
@@ -101,13 +111,19 @@ impl fmt::Display for Unreachable {
             Reason::NotOnLink(address) => {
                 write!(f, "node {node} at {address} is on none of this node's links: use --routes=auto")
             }
+            Reason::LinkDown(address) => {
+                write!(
+                    f,
+                    "node {node} at {address} is on a link of this node that is down, and nothing else leads there"
+                )
+            }
             Reason::NoEnd(address) => write!(
                 f,
                 "node {node} at {address} is on none of this node's links, and no tunnel leads there: \
                  this node's first internal address of that family is on none of its links either"
             ),
             Reason::Ours(address) => {
-                write!(f, "node {node} claims {address}, which is an address of this node")
+                write!(f, "node {node} claims {address}, which is an address of this node, and has no other")
             }
             Reason::Taken(cidr) => write!(f, "node {node} shares its pod CIDR {cidr} with another node"),
         }
@@ -131,7 +147,14 @@ impl Site {
             if is_here(&first) { Some(first) } else { before.get(&family).copied() }
         };
         let ends = Family::ALL.into_iter().filter_map(|family| Some((family, end(family)?))).collect();
-        Self { mode, pod_cidrs: own.map(|own| own.pod_cidrs.clone()).unwrap_or_default(), addresses, ends }
+        let pod_cidrs = own.map(|own| own.pod_cidrs.clone()).unwrap_or_default();
+        Self { mode, pod_cidrs, addresses, ends, uplinks: Uplinks::default() }
+    }
+
+    /// The same, with what leads out of it. Without, all links do.
+    #[must_use]
+    pub fn over(self, uplinks: Uplinks) -> Self {
+        Self { uplinks, ..self }
     }
 
     /// Where its tunnels begin though no link has that address now.
@@ -155,39 +178,74 @@ impl Site {
         if self.pod_cidrs.iter().any(|own| own.network() == cidr.network()) {
             return Err(Reason::Taken(cidr));
         }
-        let is_ours = |ip: &&IpAddr| self.addresses.iter().any(|address| address.network.ip() == **ip);
-        if let Some(ours) = node.internal_ips.iter().find(is_ours) {
-            return Err(Reason::Ours(*ours));
-        }
         match self.mode {
             RouteMode::Direct => self.direct(node, cidr),
             RouteMode::Vxlan => self.tunnel(node, cidr),
-            RouteMode::Auto | RouteMode::None => self.direct(node, cidr).or_else(|_| self.tunnel(node, cidr)),
+            RouteMode::Auto | RouteMode::None => self.best(node, cidr),
         }
     }
 
-    /// Through the node's first address of the right family that is on a link of ours.
+    /// Straight, where packets leave by that link now; else through a tunnel. But where what is in tunnels would leave by the same link, or by
+    /// none, a tunnel is no better, and the straight way is there again as soon as the link is: nothing changes.
+    fn best(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
+        let direct = self.direct(node, cidr);
+        let is_near = matches!(direct, Ok(_) | Err(Reason::LinkDown(_)));
+        if let Ok(Way::Direct { link, .. }) = direct
+            && self.uplinks.condition(link) == Some(Condition::Open)
+        {
+            return direct;
+        }
+        match self.tunnel(node, cidr) {
+            Ok(Way::Tunnel { remote }) if is_near && !self.uplinks.lead_to(remote) => direct,
+            Err(_) if is_near => direct,
+            tunnel => tunnel,
+        }
+    }
+
+    /// Through the node's first address of the right family that is on a link of ours, of several links by one that packets leave by.
     fn direct(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
         let family = Family::of(cidr.ip());
-        let candidates = node.internal_ips.iter().copied().filter(|&ip| Family::of(ip) == family);
         let mut reason = Reason::NoAddress(cidr);
-        for gateway in candidates {
+        let mut best: Option<(Condition, IpAddr, u32)> = None;
+        for &gateway in node.internal_ips.iter().filter(|&&ip| Family::of(ip) == family) {
+            if self.has(gateway) {
+                reason = Reason::Ours(gateway); // another's for the moment: so it is no way to that node, but others may be
+                continue;
+            }
             match self.link_towards(gateway) {
-                Some(link) => return Ok(Way::Direct { gateway, link }),
+                Some((condition, link)) if best.is_none_or(|(other, ..)| condition > other) => {
+                    best = Some((condition, gateway, link));
+                }
+                Some(_) => {}
                 None => reason = Reason::NotOnLink(gateway),
             }
         }
-        Err(reason)
+        match best {
+            None => Err(reason),
+            Some((Condition::Down, gateway, _)) => Err(Reason::LinkDown(gateway)),
+            Some((_, gateway, link)) => Ok(Way::Direct { gateway, link }),
+        }
     }
 
     /// To the node's first address of a family that both ends have: both choose the same, as the node knows itself by it.
     fn tunnel(&self, node: &Node, cidr: IpNetwork) -> Result<Way, Reason> {
-        let no_way = || node.internal_ips.first().map_or(Reason::NoAddress(cidr), |ip| Reason::NoEnd(*ip));
+        let no_way = || match node.internal_ips.first() {
+            None => Reason::NoAddress(cidr),
+            Some(ip) if node.internal_ips.iter().all(|ip| self.has(*ip)) => Reason::Ours(*ip),
+            Some(ip) => Reason::NoEnd(*ip),
+        };
         self.far_end(node).map(|remote| Way::Tunnel { remote }).ok_or_else(no_way)
     }
 
+    /// Says whether a link of this node has an address.
+    fn has(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|address| address.network.ip() == ip)
+    }
+
     fn far_end(&self, node: &Node) -> Option<IpAddr> {
-        self.ends.keys().find_map(|&family| first_of(node, family))
+        let other =
+            |family| node.internal_ips.iter().copied().find(|&ip| Family::of(ip) == family && !self.has(ip));
+        self.ends.keys().find_map(|&family| other(family))
     }
 
     /// The family of the tunnel that a node would send through to this one.
@@ -195,10 +253,38 @@ impl Site {
         self.far_end(node).filter(|_| self.has_tunnels()).map(Family::of)
     }
 
-    fn link_towards(&self, gateway: IpAddr) -> Option<u32> {
+    /// The link that an address is on; of several the one in the best condition, and of those the one with the smallest network.
+    fn link_towards(&self, gateway: IpAddr) -> Option<(Condition, u32)> {
         // The kernel routes an address without a network of its own to nobody but itself.
         let near = self.addresses.iter().filter(|near| near.network.contains(gateway));
-        near.max_by_key(|near| near.network.prefix()).map(|near| near.link)
+        let near = near.filter_map(|near| Some((self.uplinks.condition(near.link)?, near)));
+        let best = near.max_by_key(|(condition, near)| (*condition, near.network.prefix()));
+        best.map(|(condition, near)| (condition, near.link))
+    }
+
+    /// By what packets of a way leave.
+    fn exits(&self, way: Way) -> BTreeSet<Exit> {
+        match way {
+            Way::Tunnel { remote } => self.uplinks.towards(remote),
+            Way::Direct { gateway, link } => {
+                let mtu = self.uplinks.towards(gateway).into_iter().filter(|exit| exit.link == link);
+                BTreeSet::from([Exit { link, mtu: mtu.filter_map(|exit| exit.mtu).min() }])
+            }
+        }
+    }
+
+    /// The largest packet that leaves this node whole where no way says more: what the link takes that has the node's address. Where that is
+    /// on a loopback link, as when a routing protocol announces it, the least that a link with a network takes.
+    fn own_mtu(&self) -> Option<u32> {
+        let of = |address: &Address| self.uplinks.link_mtu(address.link);
+        let is_end = |address: &&Address| self.ends.values().any(|end| *end == address.network.ip());
+        let ends: Vec<&Address> = self.addresses.iter().filter(is_end).collect();
+        if !ends.is_empty() && !ends.iter().any(|address| address.link == LOOPBACK) {
+            return ends.into_iter().filter_map(of).min();
+        }
+        let has_network =
+            |address: &&Address| address.network.prefix() < if address.network.is_ipv4() { 32 } else { 128 };
+        self.addresses.iter().filter(has_network).filter_map(of).min()
     }
 }
 

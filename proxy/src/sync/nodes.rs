@@ -165,9 +165,10 @@ impl NodeRoutes {
         if self.wish.mode == RouteMode::None {
             return Some(BTreeSet::new());
         }
-        let families = (routing.families(), routing.inbound());
+        let shape = |routing: &Routing| (routing.families(), routing.inbound(), routing.link_mtu());
+        let before = shape(routing);
         let steps = routing.follow(names.iter().map(|name| (&**name, state.node(name))));
-        if families != (routing.families(), routing.inbound()) {
+        if before != shape(routing) {
             return None; // a device comes or goes, or the MTU of pods is another
         }
         let is_wanted = |put: &Put| routing.object(&put.object.key()) == Some(&put.object);

@@ -186,6 +186,7 @@ pub(super) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         is_up: header.flags.contains(LinkFlags::Up),
         has_carrier: header.flags.contains(LinkFlags::LowerUp),
         is_running: header.flags.contains(LinkFlags::Running),
+        has_neighbours: !header.flags.intersects(LinkFlags::Pointopoint | LinkFlags::Noarp),
         alias: None,
         is_promiscuous: header.flags.contains(LinkFlags::Promisc),
         is_allmulti: header.flags.contains(LinkFlags::Allmulti),

@@ -13,7 +13,7 @@
 //! told, the same comes out. An address that several nodes have is that of whose tunnels end there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     mem,
     net::IpAddr,
     sync::Arc,
@@ -26,6 +26,7 @@ use super::{
     Reason, Site, Unreachable, Way, Ways,
     objects::{self, Key, Object, Steps},
     tunnel,
+    uplinks::Exit,
 };
 use crate::{
     config::{Overlay, RouteMode},
@@ -74,6 +75,10 @@ pub struct Routing {
     ways: Ways,
     /// How many ways go through tunnels of each family.
     tunnels: BTreeMap<Family, usize>,
+    /// How many ways lead to each address of a node.
+    targets: BTreeMap<IpAddr, usize>,
+    /// How many ways packets leave for by each of these.
+    exits: BTreeMap<Exit, usize>,
     /// How many nodes may send through tunnels of each family.
     senders: BTreeMap<Family, usize>,
 }
@@ -93,6 +98,8 @@ impl Routing {
             by_key: BTreeMap::new(),
             ways: Ways::default(),
             tunnels: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            exits: BTreeMap::new(),
             senders: BTreeMap::new(),
         };
         for node in nodes {
@@ -177,6 +184,22 @@ impl Routing {
     pub fn inbound(&self) -> BTreeSet<Family> {
         let first = self.site.ends.keys().next().filter(|_| self.site.has_tunnels());
         counted(&self.senders).chain(first.copied()).collect()
+    }
+
+    /// The links that packets to other nodes leave by.
+    pub fn exits(&self) -> BTreeSet<u32> {
+        self.exits.keys().map(|exit| exit.link).collect()
+    }
+
+    /// Says whether a way leads to a node at an address of this network.
+    pub fn has_nodes_in(&self, network: IpNetwork) -> bool {
+        self.targets.range(network.network()..=network.broadcast()).next().is_some()
+    }
+
+    /// The largest packet that leaves this node whole: the least that a link or a route takes which leads to another node.
+    pub fn link_mtu(&self) -> u32 {
+        let least = self.exits.keys().filter_map(|exit| self.site.uplinks.mtu(*exit)).min();
+        least.or_else(|| self.site.own_mtu()).unwrap_or(tunnel::ETHERNET_MTU)
     }
 
     /// The devices for all tunnels, over links that take packets of `mtu`.
@@ -316,16 +339,33 @@ impl Routing {
     }
 
     fn count(&mut self, destination: Destination, way: Way, is_new: bool) {
+        let (Way::Direct { gateway: target, .. } | Way::Tunnel { remote: target }) = way;
+        count(&mut self.targets, target, is_new);
+        for exit in self.site.exits(way) {
+            count(&mut self.exits, exit, is_new);
+        }
         let of_kind = match way {
             Way::Direct { .. } => &mut self.ways.direct,
-            Way::Tunnel { .. } => &mut self.ways.tunnel,
+            Way::Tunnel { remote } => {
+                count(&mut self.tunnels, Family::of(remote), is_new);
+                &mut self.ways.tunnel
+            }
         };
         if matches!(destination, Destination::Pods(_)) {
             *of_kind = if is_new { *of_kind + 1 } else { of_kind.saturating_sub(1) };
         }
-        let Way::Tunnel { remote } = way else { return };
-        let count = self.tunnels.entry(Family::of(remote)).or_default();
-        *count = if is_new { *count + 1 } else { count.saturating_sub(1) };
+    }
+}
+
+/// Counts one more or one less of something; what there is none of is not there.
+fn count<T: Ord>(counts: &mut BTreeMap<T, usize>, of: T, is_new: bool) {
+    match counts.entry(of) {
+        Entry::Vacant(place) if is_new => drop(place.insert(1)),
+        Entry::Occupied(mut place) if is_new || *place.get() > 1 => {
+            *place.get_mut() = if is_new { *place.get() + 1 } else { *place.get() - 1 };
+        }
+        Entry::Occupied(place) => drop(place.remove()),
+        Entry::Vacant(_) => {}
     }
 }
 

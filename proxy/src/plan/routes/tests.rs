@@ -11,7 +11,7 @@ use super::{
 use crate::objects::ObjectName;
 
 /// A node by name, pod CIDRs and internal addresses.
-fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
+pub(super) fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
     Node {
         name: ObjectName { namespace: "".into(), name: name.into() },
         pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
@@ -22,7 +22,7 @@ fn node(name: &str, pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
     }
 }
 
-fn address(link: u32, network: &str) -> Address {
+pub(super) fn address(link: u32, network: &str) -> Address {
     Address { link, network: network.parse().unwrap(), flags: AddressFlags::default() }
 }
 
@@ -37,6 +37,7 @@ pub(crate) fn link(index: u32, name: &str) -> Link {
         is_up: true,
         has_carrier: true,
         is_running: true,
+        has_neighbours: true,
         alias: None,
         is_promiscuous: false,
         is_allmulti: false,
@@ -63,13 +64,13 @@ fn devices() -> BTreeMap<Family, u32> {
     BTreeMap::from([(Family::Ip, 7), (Family::Ip6, 8)])
 }
 
-fn routing<'a>(site: Site, others: impl IntoIterator<Item = &'a Node>) -> Routing {
+pub(super) fn routing<'a>(site: Site, others: impl IntoIterator<Item = &'a Node>) -> Routing {
     let mut routing = Routing::new(site, others);
     routing.bind(devices());
     routing
 }
 
-fn lines(objects: impl IntoIterator<Item = Object>) -> Vec<String> {
+pub(super) fn lines(objects: impl IntoIterator<Item = Object>) -> Vec<String> {
     let line = |object| match object {
         Object::Forwarding(entry) => entry.to_string(),
         Object::Neighbour(entry) => entry.to_string(),
@@ -80,7 +81,7 @@ fn lines(objects: impl IntoIterator<Item = Object>) -> Vec<String> {
 }
 
 /// What node `m` plans.
-fn planned_by(site: Site, others: &[Node]) -> Vec<String> {
+pub(super) fn planned_by(site: Site, others: &[Node]) -> Vec<String> {
     let routing = routing(site, others);
     let unreachable = routing.unreachable().into_iter().map(|unreachable| unreachable.to_string());
     lines(routing.objects()).into_iter().chain(unreachable).collect()
@@ -261,7 +262,7 @@ fn nodes_that_cannot_be_reached_are_named_with_the_reason() {
         [
             "node w1 has no pod CIDR",
             "node w2 has no internal address for its pod CIDR 10.244.2.0/24",
-            "node w4 claims 192.168.14.50, which is an address of this node",
+            "node w4 claims 192.168.14.50, which is an address of this node, and has no other",
         ],
     );
 }
@@ -382,22 +383,6 @@ fn a_hardware_address_is_of_one_machine() {
 
     assert_eq!(macs.len(), ends.len());
     assert!(macs.iter().all(|mac| mac.is_unicast() && mac.0[0] & 0b10 != 0));
-}
-
-#[test]
-fn the_mtu_is_that_of_the_link_with_the_node_s_address() {
-    let link = |index, mtu| Link { mtu, ..link(index, &format!("eth{index}")) };
-    let site_at = |addresses: &[Address]| {
-        let own = node("w1", &[], &["192.168.14.51"]);
-        Site::new(RouteMode::Auto, Some(&own), addresses.to_vec(), &BTreeMap::new())
-    };
-    let on_link = site_at(&[address(3, "192.168.14.51/24")]);
-    let on_loopback = site_at(&[address(1, "192.168.14.51/32"), address(3, "172.16.0.1/31")]);
-
-    assert_eq!(tunnel::link_mtu(&on_link, &[link(1, 65536), link(2, 9000), link(3, 1400)]), 1400);
-    assert_eq!(tunnel::link_mtu(&on_loopback, &[link(1, 65536), link(2, 9000), link(3, 1400)]), 1400);
-    assert_eq!(tunnel::link_mtu(&site_at(&[]), &[link(2, 9000)]), 1500);
-    assert_eq!((tunnel::overhead(Family::Ip), tunnel::overhead(Family::Ip6)), (50, 70));
 }
 
 /// Nodes of few names, CIDRs and addresses, so that they clash: near ones and far ones.

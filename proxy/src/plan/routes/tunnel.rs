@@ -7,11 +7,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane::{
     hash, owner,
-    rtnl::{Address, Link, Mac, Tunnel, Vxlan},
+    rtnl::{Address, Mac, Tunnel, Vxlan},
 };
 use ipnetwork::IpNetwork;
 
-use super::Site;
 use crate::{config::Overlay, service_port::Family};
 
 /// The largest packet where nothing is known of the node's links.
@@ -82,22 +81,4 @@ pub fn device(overlay: Overlay, end: IpAddr, mtu: u32) -> Vxlan {
 pub fn addresses(pod_cidrs: &[IpNetwork], device: u32) -> Vec<Address> {
     let first = pod_cidrs.iter().map(|cidr| IpNetwork::from(cidr.network()));
     first.map(|address| Address::bare(device, address)).collect()
-}
-
-/// The largest packet that leaves this node whole: what the link takes that the other nodes reach it by. Where its address is not on
-/// the link itself, as with a loopback address that a routing protocol announces, it is the least that a link with a network takes.
-pub fn link_mtu(site: &Site, links: &[Link]) -> u32 {
-    let of = |index: u32| links.iter().find(|link| link.index == index);
-    let is_loopback = |link: &Link| link.index == dataplane::rtnl::LOOPBACK;
-    let ends = site.ends.values();
-    let ends = ends.filter_map(|end| site.addresses.iter().find(|address| address.network.ip() == *end));
-    let ends: Vec<&Link> = ends.filter_map(|address| of(address.link)).collect();
-    if !ends.is_empty() && !ends.iter().any(|link| is_loopback(link)) {
-        return ends.iter().map(|link| link.mtu).min().unwrap_or(ETHERNET_MTU);
-    }
-    let has_network =
-        |address: &&Address| address.network.prefix() < if address.network.is_ipv4() { 32 } else { 128 };
-    let near = site.addresses.iter().filter(has_network).filter_map(|address| of(address.link));
-    let near = near.filter(|link| !is_loopback(link) && !owner::TUNNELS.contains(&link.name.as_str()));
-    near.map(|link| link.mtu).min().unwrap_or(ETHERNET_MTU)
 }

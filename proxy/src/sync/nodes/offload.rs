@@ -1,9 +1,9 @@
 //! Who sums up the packets in tunnels: the network card, or the kernel before it gets them.
 //!
-//! In: what is asked for, the link that leads to the other nodes with all that is below it, and a device for tunnels. Out: the device is as it should be. Cards that
+//! In: what is asked for, the links that lead to the other nodes with all that is below them, and a device for tunnels. Out: the device is as it should be. Cards that
 //! get the checksum of a packet inside another wrong make connections fail, or stall for a minute, while pings pass.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use dataplane::{
     ethtool::{Error, Features, TX_CHECKSUM},
@@ -14,7 +14,7 @@ use tracing::info;
 use crate::config::ChecksumOffload;
 
 /// Says what the device should be told; nothing where it may stay as it is.
-fn wanted(mode: ChecksumOffload, drivers: &[String]) -> Option<bool> {
+fn wanted(mode: ChecksumOffload, drivers: &BTreeSet<String>) -> Option<bool> {
     match mode {
         ChecksumOffload::On => Some(true),
         ChecksumOffload::Off => Some(false),
@@ -57,15 +57,15 @@ fn driver_of(sysfs: &Path, link: &Link) -> Option<String> {
     Some(driver.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Tells the device, if it is to be told something, for packets that are sent over this link.
+/// Tells the device, if it is to be told something, for packets that are sent over these links.
 pub(super) fn settle(
     mode: ChecksumOffload,
     links: &[Link],
-    uplink: Option<u32>,
+    uplinks: &BTreeSet<u32>,
     device: u32,
 ) -> Result<(), Error> {
-    let beneath = uplink.into_iter().flat_map(|uplink| beneath(links, uplink));
-    let drivers: Vec<String> = beneath.filter_map(|link| driver_of(Path::new("/sys"), link)).collect();
+    let beneath = uplinks.iter().flat_map(|uplink| beneath(links, *uplink));
+    let drivers: BTreeSet<String> = beneath.filter_map(|link| driver_of(Path::new("/sys"), link)).collect();
     let Some(is_on) = wanted(mode, &drivers) else { return Ok(()) };
     let features = Features::open()?;
     if features.is_on(device, TX_CHECKSUM)? != is_on {
@@ -84,13 +84,13 @@ mod tests {
 
     #[test]
     fn a_driver_that_is_known_to_err_is_not_left_to_do_it_unless_told_to() {
-        let drivers = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let drivers = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         assert_eq!(wanted(ChecksumOffload::Auto, &drivers(&["vmxnet3"])), Some(false));
         assert_eq!(wanted(ChecksumOffload::Auto, &drivers(&["virtio_net", "vmxnet3"])), Some(false));
         assert_eq!(wanted(ChecksumOffload::Auto, &drivers(&["virtio_net"])), None);
-        assert_eq!(wanted(ChecksumOffload::Auto, &[]), None);
+        assert_eq!(wanted(ChecksumOffload::Auto, &BTreeSet::new()), None);
         assert_eq!(wanted(ChecksumOffload::On, &drivers(&["vmxnet3"])), Some(true));
-        assert_eq!(wanted(ChecksumOffload::Off, &[]), Some(false));
+        assert_eq!(wanted(ChecksumOffload::Off, &BTreeSet::new()), Some(false));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The links that ways stand on, as they were when everything was listed; and whether what has happened since makes a difference.
 //!
-//! In: links and addresses, then what the kernel tells. Out: yes or no. Pods' links come and go all the time, and so do routes to pods:
-//! neither makes a difference. Nor do link-local addresses of IPv6: the kernel gives one to every link that anybody makes, and no
+//! In: links, addresses and the routes of others, then what the kernel tells. Out: yes or no. Pods' links come and go all the time, and so do
+//! routes to pods: neither makes a difference. Nor do routes of others that no other node is behind. Nor do link-local addresses of IPv6: the kernel gives one to every link that anybody makes, and no
 //! other node is reached by it.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use dataplane::{
     owner,
-    rtnl::{Address, LOOPBACK, Link, Mac, NeighbourState, Report, Route},
+    rtnl::{Address, LOOPBACK, Link, Mac, NeighbourState, Report, Route, Table},
 };
 use ipnetwork::IpNetwork;
 
@@ -29,6 +29,7 @@ struct Facts {
     mtu: u32,
     is_up: bool,
     has_carrier: bool,
+    has_neighbours: bool,
 }
 
 /// The links and their addresses.
@@ -37,12 +38,14 @@ pub(super) struct Outlook {
     links: BTreeMap<u32, Facts>,
     /// Addresses of all those links, but for link-local ones.
     addresses: BTreeSet<Address>,
+    /// Routes of the main table that others made.
+    ways_out: BTreeSet<Route>,
     /// Links to pods.
     pods: BTreeSet<u32>,
 }
 
 impl Outlook {
-    pub(super) fn new(links: &[Link], addresses: Vec<Address>) -> Self {
+    pub(super) fn new(links: &[Link], addresses: Vec<Address>, ways_out: &[Route]) -> Self {
         let pods: BTreeSet<u32> =
             links.iter().filter(|link| is_to_a_pod(link)).map(|link| link.index).collect();
         let others = links.iter().filter(|link| !is_to_a_pod(link));
@@ -50,7 +53,7 @@ impl Outlook {
         let addresses = addresses.into_iter();
         let addresses = addresses.filter(|address| !pods.contains(&address.link) && !is_link_local(address));
         let addresses = addresses.collect();
-        Self { links, addresses, pods }
+        Self { links, addresses, ways_out: ways_out.iter().copied().collect(), pods }
     }
 
     /// The addresses of this node: of all links but those to its pods, and those of our own devices.
@@ -73,9 +76,10 @@ impl Outlook {
         self.addresses.iter().find(|address| address.network.ip() == ip).map(|address| address.link)
     }
 
-    /// Links without an address lead nobody anywhere.
-    fn has_address(&self, link: u32) -> bool {
-        self.addresses.iter().any(|address| address.link == link)
+    /// Links that have neither an address nor a route lead nobody anywhere.
+    fn may_lead_somewhere(&self, link: u32) -> bool {
+        let has_address = self.addresses.iter().any(|address| address.link == link);
+        has_address || self.ways_out.iter().any(|route| route.link == link)
     }
 
     /// Says whether a link has this address, however it is treated.
@@ -88,6 +92,8 @@ impl Outlook {
     pub(super) fn is_news(&mut self, report: &Report, routing: Option<&Routing>) -> bool {
         let holds =
             |object: Object| routing.is_some_and(|routing| routing.object(&object.key()) == Some(&object));
+        let leads_to_nodes =
+            |route: &Route| routing.is_some_and(|routing| routing.has_nodes_in(route.destination));
         let wants = |key: &Key| routing.is_some_and(|routing| routing.object(key).is_some());
         match report {
             Report::Link(link) if is_to_a_pod(link) => {
@@ -97,19 +103,26 @@ impl Outlook {
             Report::Link(link) => {
                 let facts = facts_of(link);
                 let known = self.links.insert(link.index, facts.clone());
-                known.as_ref() != Some(&facts) && (is_tunnel(link) || self.has_address(link.index))
+                known.as_ref() != Some(&facts) && (is_tunnel(link) || self.may_lead_somewhere(link.index))
             }
             Report::LinkGone(index) => {
                 let known = self.links.remove(index);
                 let is_ours = known.is_some_and(|link| is_ours(&link));
-                !self.pods.remove(index) && (is_ours || self.has_address(*index))
+                !self.pods.remove(index) && (is_ours || self.may_lead_somewhere(*index))
             }
             Report::Address(address) => {
                 !self.pods.contains(&address.link) && !is_link_local(address) && !self.has(address)
             }
             Report::AddressGone(address) => self.has(address),
-            Report::Route(route) => is_a_way(route) && !holds(Object::Route(*route)),
-            Report::RouteGone(route) => is_a_way(route) && holds(Object::Route(*route)),
+            Report::Route(route) | Report::RouteGone(route)
+                if !route.is_ours() && route.table != Table::Main =>
+            {
+                false
+            }
+            Report::Route(route) if route.is_ours() => is_a_way(route) && !holds(Object::Route(*route)),
+            Report::RouteGone(route) if route.is_ours() => is_a_way(route) && holds(Object::Route(*route)),
+            Report::Route(route) => self.ways_out.insert(*route) && leads_to_nodes(route),
+            Report::RouteGone(route) => self.ways_out.remove(route) && leads_to_nodes(route),
             Report::Rule(rule) => !holds(Object::Rule(*rule)),
             Report::RuleGone(rule) => holds(Object::Rule(*rule)),
             // Entries that nobody wants do no harm; the next sweep removes them.
@@ -148,12 +161,12 @@ pub(super) fn is_link_local(address: &Address) -> bool {
 
 /// A route of the plugin's has no gateway.
 fn is_a_way(route: &Route) -> bool {
-    route.is_ours() && route.gateway.is_some()
+    route.gateway.is_some()
 }
 
 fn facts_of(link: &Link) -> Facts {
-    let (mac, mtu, is_up, has_carrier) = (link.mac, link.mtu, link.is_up, link.has_carrier);
-    Facts { name: link.name.clone(), mac, mtu, is_up, has_carrier }
+    let Link { mac, mtu, is_up, has_carrier, has_neighbours, .. } = *link;
+    Facts { name: link.name.clone(), mac, mtu, is_up, has_carrier, has_neighbours }
 }
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 //! In: the state, and what the kernel lists. Out: the kernel holds what is planned, as far as it takes it, and the files are written. The fallback
 //! that is always right: at the start, after a disturbance, after what could not be followed, and now and then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use dataplane::rtnl::{self, Link, Vxlan};
+use dataplane::rtnl::{self, Device, Link, Vxlan};
 
 use super::{
     NodeRoutes, commit, complaints::said, devices::Devices, is_tunnel, offload, outlook::Outlook,
@@ -19,6 +22,7 @@ use crate::{
         objects::{self, Key, Object, Put},
         routing::Routing,
         tunnel,
+        uplinks::Uplinks,
     },
     service_port::Family,
     state::State,
@@ -31,10 +35,15 @@ impl NodeRoutes {
         self.obsolete_devices.clear();
         self.skip_reports().await;
         let links = self.kernel.links().await?;
-        self.outlook = Outlook::new(&links, self.kernel.addresses().await?);
+        let ways_out = self.kernel.ways_out().await?;
+        self.outlook = Outlook::new(&links, self.kernel.addresses().await?, &ways_out);
         self.own = state.own_as_known().cloned();
-        let before = self.routing.as_ref().map(|routing| routing.site().ends.clone()).unwrap_or_default();
+        let before = match &self.routing {
+            Some(routing) => routing.site().ends.clone(),
+            None => self.adopt(&links),
+        };
         let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
+        let site = site.over(Uplinks::new(&links, &ways_out));
         let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
         let others = others.filter(|_| self.wish.mode != RouteMode::None);
         let mut routing = Routing::new(site, others);
@@ -49,13 +58,13 @@ impl NodeRoutes {
         }));
         // What the link takes is not known while it has no address.
         let mtu = self.link_mtu.filter(|_| site.adrift().next().is_some());
-        let mtu = mtu.unwrap_or_else(|| tunnel::link_mtu(site, &links));
+        let mtu = mtu.unwrap_or_else(|| routing.link_mtu());
         self.link_mtu = Some(mtu);
         let vxlans = routing.vxlans(self.wish.overlay, mtu);
         let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
         self.is_whole_due |= !devices.complaints.is_empty();
         complaints.extend(devices.complaints);
-        complaints.extend(self.offload_checksums(&links, &vxlans, &devices.there));
+        complaints.extend(self.offload_checksums(&links, &routing, &vxlans, &devices.there));
         let of_ours = |family: &&Family| self.vxlans.get(family) == vxlans.get(family);
         let mut is_repair = devices.mended.iter().any(|family| of_ours(&family));
         self.vxlans = vxlans;
@@ -107,16 +116,31 @@ impl NodeRoutes {
         Ok(failed)
     }
 
+    /// Where an earlier run's tunnels begin: its devices tell. And what the links took that led to other nodes, for as long as none leads there.
+    fn adopt(&mut self, links: &[Link]) -> BTreeMap<Family, IpAddr> {
+        let devices = links.iter().filter(|link| is_tunnel(link)).filter_map(Link::vxlan);
+        let mut ends = BTreeMap::new();
+        for Device { vxlan: Vxlan { tunnel: device, mtu, .. }, .. } in devices {
+            let family = Family::of(device.local);
+            ends.insert(family, device.local);
+            let link = mtu.saturating_add(tunnel::overhead(family));
+            self.link_mtu = Some(self.link_mtu.map_or(link, |other| other.min(link)));
+        }
+        ends
+    }
+
     /// Has the checksums in these devices' packets made by whoever can.
     fn offload_checksums(
         &self,
         links: &[Link],
+        routing: &Routing,
         vxlans: &BTreeMap<Family, Vxlan>,
         there: &BTreeMap<Family, u32>,
     ) -> BTreeSet<Complaint> {
         let settle = |(family, index): (&Family, &u32)| {
-            let uplink = self.outlook.link_with(vxlans.get(family)?.tunnel.local);
-            let settled = offload::settle(self.wish.overlay.checksum_offload, links, uplink, *index);
+            let mut uplinks = routing.exits();
+            uplinks.extend(self.outlook.link_with(vxlans.get(family)?.tunnel.local));
+            let settled = offload::settle(self.wish.overlay.checksum_offload, links, &uplinks, *index);
             settled.err().map(|error| About::Device.complaint(said(&error)))
         };
         there.iter().filter_map(settle).collect()

@@ -38,12 +38,18 @@ fn outlook() -> (Outlook, Routing) {
             address(4, "10.244.0.1/32"),
             address(5, "fe80::5/64"),
         ],
+        &[default_route(2)],
     );
     let other = node("w1", "10.244.1.0/24", "192.168.14.51");
     let site = Site::new(RouteMode::Direct, None, outlook.addresses(), &BTreeMap::new());
     let mut routing = Routing::new(site, [&other]);
     routing.bind(BTreeMap::new());
     (outlook, routing)
+}
+
+fn default_route(link: u32) -> Route {
+    let (everything, gateway) = ("0.0.0.0/0".parse().unwrap(), "192.168.14.1".parse().unwrap());
+    Route { protocol: 4, ..Route::through(everything, gateway, link) }
 }
 
 fn way(gateway: &str) -> Route {
@@ -67,6 +73,10 @@ fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
         Report::Route(foreign),
         Report::RouteGone(foreign),
         Report::RouteGone(way("192.168.14.99")),
+        // What others lead elsewhere is theirs, and so is what they say again.
+        Report::Route(default_route(2)),
+        Report::Route(Route { destination: "172.18.0.0/16".parse().unwrap(), ..default_route(5) }),
+        Report::RouteGone(Route { destination: "172.18.0.0/16".parse().unwrap(), ..default_route(5) }),
         Report::Link(Box::new(link(2, "eth0"))),
         Report::Link(Box::new(link(9, "fwbbbbbbbbbbbbb"))),
         Report::Address(address(9, "10.244.0.1/32")),
@@ -142,6 +152,10 @@ fn what_ways_stand_on_and_ways_themselves_are_news() {
         Report::Link(Box::new(Link { mtu: 1400, ..link(2, "eth0") })),
         Report::Link(Box::new(Link { is_up: false, ..link(2, "eth0") })),
         Report::Link(Box::new(Link { mtu: 1400, ..link(3, "fairway.1") })),
+        Report::Link(Box::new(Link { has_carrier: false, ..link(2, "eth0") })),
+        Report::Route(Route { mtu: Some(1400), ..default_route(2) }),
+        Report::Route(Route { destination: "192.168.14.51/32".parse().unwrap(), ..default_route(2) }),
+        Report::RouteGone(default_route(2)),
         Report::LinkGone(2),
         Report::LinkGone(3),
         Report::Address(address(2, "192.168.15.50/24")),
