@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub use self::{
     progress::Progress,
     report::Report,
-    routing::{About, Complaint, RoutingReport, nodes_of},
+    routing::{About, Complaint, NAMED, RoutingReport, nodes_of},
 };
 use crate::{listeners::latest::Latest, objects::ObjectName, state::health::HealthCheck};
 

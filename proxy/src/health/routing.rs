@@ -13,8 +13,8 @@ use crate::{
     plan::routes::{Unreachable, Ways},
 };
 
-/// As many nodes are named, at most.
-const NAMED: usize = 100;
+/// As many nodes are named at once, at most: a link that goes down may take thousands along.
+pub const NAMED: usize = 100;
 
 /// What a complaint is about. There are as many as these, however large the cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     config::RouteMode,
-    health::{Complaint, RoutingReport, nodes_of},
+    health::{Complaint, NAMED, RoutingReport, nodes_of},
     metrics::RoutingMetrics,
     plan::routes::{Unreachable, routing::Routing},
 };
@@ -76,8 +76,13 @@ impl Complaints {
             return;
         }
         let unreachable = routing.unreachable();
-        for one in unreachable.difference(&self.unreachable) {
+        let mut new = unreachable.difference(&self.unreachable);
+        for one in new.by_ref().take(NAMED) {
             warn!(reason = %one, "not all is there that pods need");
+        }
+        let more = new.count();
+        if more > 0 {
+            warn!(more, "nor is it for more nodes");
         }
         self.metrics.say_unreachable(nodes_of(&unreachable));
         self.unreachable.clone_from(&unreachable);
