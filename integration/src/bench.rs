@@ -90,6 +90,9 @@ enum Measured {
         /// How long each stream flows
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
         seconds: u32,
+        /// How often each way is measured
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        turns: u32,
     },
     /// Ways to the pods of many nodes: from nothing, after a restart, node by node, and when others interfere
     Routes {
@@ -136,10 +139,10 @@ impl Bench {
                         print(self.json, &api::measure(size.checked()?, *spans, proxy)?)?;
                     }
                     Measured::Routes { nodes } => print(self.json, &routes::measure(*nodes)?)?,
-                    Measured::Net { seconds } => {
+                    Measured::Net { seconds, turns } => {
                         let plugin = self.fairway.as_deref().context("which plugin?")?;
                         let proxy = self.fairway_proxy.as_deref().context("which daemon?")?;
-                        print(self.json, &net::measure(*seconds, plugin, proxy)?)?;
+                        print(self.json, &net::measure(*seconds, *turns, plugin, proxy)?)?;
                     }
                     Measured::Cni { extent } => {
                         let plugin = self.fairway.as_deref().context("which plugin?")?;

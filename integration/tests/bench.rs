@@ -98,11 +98,17 @@ fairway_lab::sandbox_tests! {
     }
 
     fn net_measures_every_way() {
-        let figures = figures(&["net", "--seconds", "1"]);
+        let figures = figures(&["net", "--seconds", "1", "--turns", "1"]);
 
         says_what_its_page_says("bench net", &figures);
-        for way in ["veth", "node", "direct", "vxlan", "service_direct", "service_vxlan", "by_hand"] {
-            are_positive(figures.get(way).and_then(Value::as_object).unwrap(), &["mbit_s", "ratio", "rtt_us"]);
+        assert_eq!((figures.get("seconds"), figures.get("turns")), (Some(&1.into()), Some(&1.into())));
+        let ours = ["node", "direct", "vxlan", "service_direct", "service_vxlan"];
+        for way in ours.into_iter().chain(["veth", "by_hand_node", "by_hand_direct", "by_hand_vxlan"]) {
+            let figures = figures.get(way).and_then(Value::as_object).unwrap();
+            are_positive(figures, &["mbit_s", "ratio", "rtt_us"]);
+            if ours.contains(&way) {
+                are_positive(figures, &["ratio_by_hand", "rtt_ratio_by_hand"]);
+            }
         }
     }
 

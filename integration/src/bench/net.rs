@@ -1,15 +1,16 @@
 //! `bench net`: how much flows between pods, and how long one waits for the other, by every way that there is.
 //!
 //! ```text
-//! veth      two machines and a pair of links: what there is to lose
-//! node      pod to pod on one node
-//! direct    pod to pod across nodes, by a route          service_direct   the same through a cluster IP
-//! vxlan     pod to pod across nodes, through a tunnel    service_vxlan    the same through a cluster IP
-//! by_hand   a tunnel between pods that no program of ours made, and no table of ours looks at
+//! veth             two machines and a pair of links: what there is to lose
+//! node             pod to pod on one node
+//! direct           pod to pod across nodes, by a route          service_direct   the same through a cluster IP
+//! vxlan            pod to pod across nodes, through a tunnel    service_vxlan    the same through a cluster IP
+//! by_hand_node …   the same ways, but for the cluster IP, of links and routes that no program of ours made: no table looks at their packets
 //! ```
 //!
 //! One stream of TCP for as long as asked, then questions of one byte, one after the other. All ways are measured in turns, since other
-//! things happen on the machine; shown is the middle one of the turns.
+//! things happen on the machine, and every other turn the other way round; what is compared was measured in the same turn. Shown is the middle
+//! one of the turns.
 
 mod by_hand;
 
@@ -26,7 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
-use self::by_hand::{Bare, Tunnelled};
+use self::by_hand::ByHand;
 use super::figures::{Samples, measure as timed, median, rounded};
 use crate::{
     binaries::Binaries,
@@ -34,9 +35,6 @@ use crate::{
     manifest::{Object, parse},
     wait,
 };
-
-/// How often each way is measured.
-const TURNS: usize = 3;
 
 /// Questions in one measure.
 const QUESTIONS: usize = 2_000;
@@ -54,13 +52,27 @@ pub(super) struct WayFigures {
     mbit_s: f64,
     /// Of what a bare pair of links takes.
     ratio: f64,
+    /// Of what the same way takes, or the one that is behind the cluster IP, when it is made by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_by_hand: Option<f64>,
     rtt_us: f64,
+    /// The same of the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_ratio_by_hand: Option<f64>,
+}
+
+/// What was measured of one way, turn by turn.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Turns {
+    mbit_s: Vec<f64>,
+    rtt_us: Vec<f64>,
 }
 
 /// What `bench net` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct NetFigures {
     seconds: u32,
+    turns: u32,
     #[serde(flatten)]
     ways: BTreeMap<&'static str, WayFigures>,
 }
@@ -73,39 +85,62 @@ struct Way<'a> {
     listener: TcpListener,
 }
 
-/// Measures for so many seconds each time.
-pub(super) fn measure(seconds: u32, fairway: &Path, fairway_proxy: &Path) -> Result<NetFigures> {
+/// Measures so many times, each for so many seconds.
+pub(super) fn measure(seconds: u32, turns: u32, fairway: &Path, fairway_proxy: &Path) -> Result<NetFigures> {
     let binaries = Binaries { fairway: fairway.to_owned(), fairway_proxy: fairway_proxy.to_owned() };
-    let bare = Bare::make().context("wire two machines")?;
-    let by_hand = Tunnelled::make().context("make a tunnel by hand")?;
+    let bare = ByHand::bare().context("wire two machines")?;
+    let by_hand = [ByHand::on_a_node(), ByHand::routed(), ByHand::tunnelled()];
+    let [on_a_node, routed, tunnelled] = by_hand.map(|made| made.context("make a way by hand"));
+    let (on_a_node, routed, tunnelled) = (on_a_node?, routed?, tunnelled?);
     let direct = Cluster::start_with(&binaries, objects()?, &["--routes", "direct"])?;
     let vxlan = Cluster::start_with(&binaries, objects()?, &["--routes", "vxlan"])?;
-    let mut ways = vec![bare.way()?, by_hand.way()?, way(&direct, "node", "near", None)?];
-    for (cluster, plain, through) in
-        [(&direct, "direct", "service_direct"), (&vxlan, "vxlan", "service_vxlan")]
+    let mut ways = vec![bare.way()?, on_a_node.way()?, way(&direct, "node", "near", None)?];
+    for (by_hand, cluster, plain, through) in
+        [(&routed, &direct, "direct", "service_direct"), (&tunnelled, &vxlan, "vxlan", "service_vxlan")]
     {
+        ways.push(by_hand.way()?);
         ways.push(way(cluster, plain, "far", None)?);
         ways.push(way(cluster, through, "far", Some(SERVICE.into()))?);
     }
 
-    let mut taken: BTreeMap<&'static str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
-    for _ in 0..TURNS {
+    let mut taken: BTreeMap<&'static str, Turns> = BTreeMap::new();
+    for _ in 0..turns {
         for way in &ways {
             let (mbit_s, rtt_us) = way.measure(seconds).with_context(|| format!("measure {}", way.name))?;
-            let (rates, times) = taken.entry(way.name).or_default();
-            rates.push(mbit_s);
-            times.push(rtt_us);
+            let turns = taken.entry(way.name).or_default();
+            turns.mbit_s.push(mbit_s);
+            turns.rtt_us.push(rtt_us);
+        }
+        ways.reverse();
+    }
+    let figures = taken.iter().map(|(name, turns)| (*name, turns.figures(name, &taken)));
+    Ok(NetFigures { seconds, turns, ways: figures.collect() })
+}
+
+/// What a way is compared with, other than a bare pair of links.
+fn counterpart(way: &str) -> Option<&'static str> {
+    match way {
+        "node" => Some("by_hand_node"),
+        "direct" | "service_direct" => Some("by_hand_direct"),
+        "vxlan" | "service_vxlan" => Some("by_hand_vxlan"),
+        _ => None,
+    }
+}
+
+impl Turns {
+    fn figures(&self, name: &str, all: &BTreeMap<&'static str, Self>) -> WayFigures {
+        let ratio = |of: &[f64], to: &[f64]| {
+            rounded(median(of.iter().zip(to).map(|(of, to)| of / to).collect()), 1000.0)
+        };
+        let by_hand = counterpart(name).and_then(|name| all.get(name));
+        WayFigures {
+            mbit_s: rounded(median(self.mbit_s.clone()), 1.0),
+            ratio: all.get("veth").map_or(f64::NAN, |veth| ratio(&self.mbit_s, &veth.mbit_s)),
+            ratio_by_hand: by_hand.map(|by_hand| ratio(&self.mbit_s, &by_hand.mbit_s)),
+            rtt_us: rounded(median(self.rtt_us.clone()), 10.0),
+            rtt_ratio_by_hand: by_hand.map(|by_hand| ratio(&self.rtt_us, &by_hand.rtt_us)),
         }
     }
-    let bare = taken.get("veth").map(|(rates, _)| rates.clone()).unwrap_or_default();
-    let figures = taken.into_iter().map(|(name, (rates, times))| {
-        let ratios = rates.iter().zip(&bare).map(|(rate, bare)| rate / bare).collect();
-        let ratio = rounded(median(ratios), 1000.0);
-        let figures =
-            WayFigures { mbit_s: rounded(median(rates), 1.0), ratio, rtt_us: rounded(median(times), 10.0) };
-        (name, figures)
-    });
-    Ok(NetFigures { seconds, ways: figures.collect() })
 }
 
 fn objects() -> Result<Vec<Object>> {
@@ -214,10 +249,46 @@ impl Way<'_> {
 
 impl fmt::Display for NetFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<16} {:>10} {:>12} {:>16}", "", "Mbit/s", "of veth", "question, µs")?;
+        let heads = ["Mbit/s", "of veth", "of by hand", "question, µs", "of by hand"];
+        write!(f, "{:<16}", "")?;
+        heads.iter().try_for_each(|head| write!(f, " {head:>12}"))?;
+        let ratio = |of: Option<f64>| of.map(|of| of.to_string()).unwrap_or_default();
         for (name, way) in &self.ways {
-            write!(f, "\n{name:<16} {:>10} {:>12} {:>16}", way.mbit_s, way.ratio, way.rtt_us)?;
+            write!(f, "\n{name:<16} {:>12} {:>12} {:>12}", way.mbit_s, way.ratio, ratio(way.ratio_by_hand))?;
+            write!(f, " {:>12} {:>12}", way.rtt_us, ratio(way.rtt_ratio_by_hand))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(mbit_s: [f64; 3], rtt_us: [f64; 3]) -> Turns {
+        Turns { mbit_s: mbit_s.into(), rtt_us: rtt_us.into() }
+    }
+
+    #[test]
+    fn what_is_compared_was_measured_in_the_same_turn() {
+        // In the second turn the machine had something else to do.
+        let all = BTreeMap::from([
+            ("veth", turns([1000.0, 100.0, 1000.0], [10.0, 90.0, 10.0])),
+            ("by_hand_vxlan", turns([500.0, 50.0, 400.0], [20.0, 180.0, 20.0])),
+            ("vxlan", turns([400.0, 40.0, 400.0], [30.0, 270.0, 20.0])),
+        ]);
+        let figures = |name| all.get(name).unwrap().figures(name, &all);
+
+        assert_eq!(
+            figures("vxlan"),
+            WayFigures {
+                mbit_s: 400.0,
+                ratio: 0.4,
+                ratio_by_hand: Some(0.8),
+                rtt_us: 30.0,
+                rtt_ratio_by_hand: Some(1.5),
+            }
+        );
+        assert_eq!((figures("veth").ratio, figures("veth").ratio_by_hand), (1.0, None));
     }
 }
