@@ -975,6 +975,10 @@ fairway_lab::sandbox_tests! {
                 text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ').map(str::to_owned)).unwrap()
             };
 
+            m.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
+            m.set("w1", &["10.244.1.0/24", "fd00:1::/64"], &["192.168.14.51", "fd00:14::51"]);
+            assert!(m.sync().await);
+            assert_eq!(said("/ways"), json!({"direct": 2, "tunnel": 0}));
             m.among_others().await;
             assert_eq!(said("/ways"), json!({"direct": 2, "tunnel": 2}));
             assert_eq!(said("/devices/0/name"), "fairway.1");

@@ -83,6 +83,8 @@ pub struct NodeRoutes {
     outlook: Outlook,
     /// Whether everything is to be listed and compared.
     is_whole_due: bool,
+    /// Whether the kernel was not made to hold all of that yet, as it takes a look at everything.
+    is_ahead: bool,
     next_sweep: Option<Instant>,
     /// When somebody last interfered, when to answer him, and how many did.
     disturbed_at: Option<Instant>,
@@ -119,6 +121,7 @@ impl NodeRoutes {
             routing: None,
             outlook: Outlook::default(),
             is_whole_due: true,
+            is_ahead: false,
             next_sweep: None,
             disturbed_at: None,
             mend_at: None,
@@ -168,6 +171,7 @@ impl NodeRoutes {
         let shape = |routing: &Routing| (routing.families(), routing.inbound(), routing.link_mtu());
         let before = shape(routing);
         let steps = routing.follow(names.iter().map(|name| (&**name, state.node(name))));
+        self.is_ahead = true;
         if before != shape(routing) {
             return None; // a device comes or goes, or the MTU of pods is another
         }
@@ -175,6 +179,7 @@ impl NodeRoutes {
         if self.refused.iter().any(|put| put.is_rival_there && !is_wanted(put)) {
             return None; // something of ours is in its place, and only the kernel knows what
         }
+        self.is_ahead = false;
         // What an earlier commit has left over may be wanted again.
         let left = self.obsolete.iter().map(Object::key).collect();
         let refused = self.refused.iter().filter(|put| !put.is_rival_there).map(|put| put.object.key());

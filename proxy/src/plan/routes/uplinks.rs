@@ -78,8 +78,11 @@ impl Uplinks {
     }
 
     /// Whether packets leave by a link to neighbours on it; nothing where it has none: the other end of a point-to-point link hands on what is sent
-    /// to it, or not, as it likes. A link that nobody knows anything of is open.
+    /// to it, or not, as it likes, and a loopback link leads to ourselves. A link that nobody knows anything of is open.
     pub fn condition(&self, link: u32) -> Option<Condition> {
+        if link == LOOPBACK {
+            return None;
+        }
         let Some(link) = self.links.get(&link) else { return Some(Condition::Open) };
         link.has_neighbours.then_some(link.condition)
     }

@@ -83,7 +83,8 @@ impl NodeRoutes {
                 steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
         }
         self.obsolete = steps.gone;
-        is_repair |= self.has_lost(&steps.put);
+        is_repair |= !self.is_ahead && self.has_lost(&steps.put);
+        self.is_ahead = false;
         if is_repair {
             self.complaints.metrics.repairs.inc();
         }

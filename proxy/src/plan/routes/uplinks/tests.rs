@@ -132,6 +132,9 @@ fn nobody_is_next_to_us_on_a_link_without_neighbours() {
 
     assert_eq!(m().way(RouteMode::Auto, &w1()), THROUGH_A_TUNNEL);
     assert!(m().way(RouteMode::Direct, &w1()).contains("is on none of this node's links"));
+    let mut on_loopback = M::new();
+    on_loopback.addresses = vec![address(1, "192.168.14.50/24")];
+    assert_eq!(on_loopback.way(RouteMode::Auto, &w1()), THROUGH_A_TUNNEL);
 }
 
 #[test]
