@@ -54,9 +54,10 @@ impl M {
         site.over(Uplinks::new(&self.links, &self.routes))
     }
 
-    /// The last line of what is planned for this node.
+    /// The route to this node's pods, or why there is none.
     fn way(&self, mode: RouteMode, other: &Node) -> String {
-        planned_by(self.site(mode), std::slice::from_ref(other)).pop().unwrap()
+        let mut planned = planned_by(self.site(mode), std::slice::from_ref(other)).into_iter();
+        planned.find(|line| line.starts_with("10.244.") || line.starts_with("node ")).unwrap()
     }
 
     fn mtu(&self, others: &[Node]) -> u32 {

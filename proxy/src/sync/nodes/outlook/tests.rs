@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use dataplane::rtnl::{AddressFlags, Forwarding, Neighbour, Route, Rule};
+use dataplane::rtnl::{AddressFlags, Forwarding, Neighbour, Route, Rule, Table};
 
 use super::*;
 use crate::{
@@ -75,6 +75,7 @@ fn what_is_as_it_was_made_and_what_concerns_pods_is_no_news() {
         Report::RouteGone(way("192.168.14.99")),
         // What others lead elsewhere is theirs, and so is what they say again.
         Report::Route(default_route(2)),
+        Report::Route(Route { table: Table::Own, mtu: Some(1400), ..default_route(2) }),
         Report::Route(Route { destination: "172.18.0.0/16".parse().unwrap(), ..default_route(5) }),
         Report::RouteGone(Route { destination: "172.18.0.0/16".parse().unwrap(), ..default_route(5) }),
         Report::Link(Box::new(link(2, "eth0"))),
