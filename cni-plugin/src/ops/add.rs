@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 use dataplane::rtnl::Kernel;
 use serde_json::Value;
 
-use super::{Error, Plan, Sandbox, host_ports, kernel, reclaim, store, tune};
+use super::{Error, Plan, Sandbox, host_ports, kernel, mtu, reclaim, store, tune};
 use crate::{
     conf::{Conf, Network, resolv},
     delegate::Delegate,
@@ -27,6 +27,7 @@ pub(super) async fn run(
 ) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
     let plan = Plan::of(&conf, target.requested)?;
+    mtu::follow(&conf, &plan).await;
     let resolved = conf.resolv_conf.as_deref().map(resolve).transpose()?;
     let sandbox = Sandbox::open(target)?;
     // Of two at once for one container, each could take the other's half-made link for what a crash left.
@@ -57,6 +58,8 @@ pub(super) async fn run(
     };
     match wired.await {
         Ok(mut result) => {
+            drop(sandbox); // nobody need wait for it any more
+            mtu::catch_up(&conf, &plan).await;
             result.dns =
                 conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns)).or(resolved);
             let result = result.after(conf.prev_result.unwrap_or_default());
