@@ -5,9 +5,9 @@
 
 mod add;
 mod check;
+mod claims;
 pub(crate) mod del;
 mod gc;
-mod host_ports;
 mod leased;
 mod loopback;
 mod mtu;

@@ -304,6 +304,15 @@ impl Wiring {
         }
     }
 
+    /// The pod's addresses, each with the subnet that it is of.
+    pub fn own_networks(&self) -> impl Iterator<Item = (IpAddr, IpNetwork)> {
+        self.endpoints.iter().map(|endpoint| {
+            let subnet = endpoint.in_subnet();
+            let network = IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(subnet);
+            (endpoint.address, network)
+        })
+    }
+
     /// Several addresses may use one gateway.
     fn gateways(&self) -> BTreeSet<IpAddr> {
         self.endpoints.iter().map(|endpoint| endpoint.gateway).collect()

@@ -2,7 +2,7 @@
 
 use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, host_ports, kernel, mtu, store, tune};
+use super::{Error, Plan, Sandbox, claims, kernel, mtu, store, tune};
 use crate::{
     conf::{self, Conf, Network},
     delegate::Delegate,
@@ -67,7 +67,7 @@ pub(super) async fn run(
     let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
     faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
     faults.extend(tune::faults(&conf.tuning, &wiring.pod_end.name, &sandbox.netns, &pod).await?);
-    faults.extend(host_ports::faults(&conf.network.name, &store, &record, &wiring)?);
+    faults.extend(claims::faults(&conf.network, &store, &record, &wiring)?);
     if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
 }
 
