@@ -131,6 +131,20 @@ impl Bandwidth {
     }
 }
 
+/// The bucket of a link that took packets of one size and takes another: where the burst was no longer than the largest frame, it
+/// still is, and no frame is longer than the burst.
+pub fn resized(bucket: TokenBucket, from: u32, to: u32) -> TokenBucket {
+    let (before, frame) = (from.saturating_add(FRAME), to.saturating_add(FRAME));
+    let is_of_a_frame = TokenBucket { burst: before, ..bucket }.is_held_as(&bucket);
+    let burst = if is_of_a_frame || bucket.burst < frame { frame } else { bucket.burst };
+    let old = if is_of_a_frame { before } else { bucket.burst };
+    if burst == bucket.burst {
+        bucket
+    } else {
+        TokenBucket { burst, backlog: bucket.backlog - old.min(bucket.backlog) + burst, ..bucket }
+    }
+}
+
 fn keys(object: &Value, key: &'static str) -> Result<Keys, Error> {
     let keys = Option::<Keys>::deserialize(object).map_err(|source| Error::Decode { key, source })?;
     Ok(keys.unwrap_or_default())
@@ -249,6 +263,20 @@ mod tests {
         assert_eq!(large.bucket(1500).burst, TokenBucket::longest_burst(125_000));
         let fastest = Limit { rate: u64::MAX / 8, burst: None };
         assert_eq!(fastest.bucket(1500).burst, u32::MAX);
+    }
+
+    #[test]
+    fn a_bucket_of_a_link_that_takes_another_size_is_as_if_made_for_it() {
+        for (limit, from, to) in [
+            (Limit { rate: 125_000, burst: Some(100) }, 1450, 1500),
+            (Limit { rate: 125_000, burst: Some(100) }, 1500, 1400),
+            (Limit { rate: 125_000, burst: Some(1480) }, 1450, 1500),
+            (Limit { rate: 125_000, burst: Some(10_000) }, 1450, 1500),
+            (Limit { rate: 125_000_000, burst: None }, 1500, 9000),
+        ] {
+            let resized = resized(limit.bucket(from), from, to);
+            assert_eq!(resized, limit.bucket(to), "{limit:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 pub use addresses::PodRoute;
 pub(crate) use addresses::pod_route;
-use dataplane::{host_ports::claims, rtnl::Mac};
+use dataplane::{claims, rtnl::Mac};
 use ipnetwork::IpNetwork;
 pub use port_mappings::PortMapping;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -250,6 +250,8 @@ pub struct Conf {
     pub routes: Option<Vec<PodRoute>>,
     /// Ports of the node that lead to the pod.
     pub port_mappings: Vec<PortMapping>,
+    /// Whether what pods send to elsewhere than their network is masqueraded.
+    pub is_masqueraded: bool,
     /// Name servers and such, passed on as they are.
     pub dns: Option<Value>,
     /// The file that name servers and such are read from, where `dns` is not there.
@@ -279,6 +281,7 @@ impl Conf {
             host_local: asked.data_dir.unwrap_or_else(|| HOST_LOCAL.into()),
             routes: asked.routes,
             port_mappings: port_mappings::parse(whole)?,
+            is_masqueraded: mode::is_masqueraded(whole)?,
             dns: key(whole, "dns")?.filter(|dns| !is_empty(dns)),
             prev_result,
             network,

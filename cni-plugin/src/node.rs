@@ -1,6 +1,6 @@
 //! What the daemon knows of this node, as it leaves it for the plugin in `node.json` of the run directory.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use dataplane::disk::{self, Directory};
 use ipnetwork::IpNetwork;
@@ -66,6 +66,11 @@ impl Coded for Error {
 }
 
 impl Node {
+    /// Says whether an address is of the node's pod CIDRs.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.pod_cidrs.iter().any(|cidr| cidr.contains(address))
+    }
+
     /// Reads the file in the run directory.
     pub fn read(run_dir: &Directory) -> Result<Self, Error> {
         let path = run_dir.path().join(FILE);

@@ -5,11 +5,12 @@
 
 mod add;
 mod check;
+mod claims;
 pub(crate) mod del;
 mod gc;
-mod host_ports;
 mod leased;
 mod loopback;
+mod mtu;
 pub(crate) mod reclaim;
 mod status;
 mod tune;
@@ -153,6 +154,8 @@ struct Plan {
     /// Nothing is asked for where another plugin leases the addresses.
     ask: Ask,
     mtu: u32,
+    /// The same where it is the daemon's to say: pods that are there follow it.
+    followed: Option<u32>,
 }
 
 impl Plan {
@@ -162,20 +165,23 @@ impl Plan {
             if name == Delegate::OVER_THE_LINK && conf.bridging.is_none() {
                 return Err(Error::NobodyToAsk.into());
             }
-            let mtu = conf.mtu.or_else(|| Node::read(&run_dir(&conf.network)).ok()?.mtu);
-            return Ok(Self { ask: Ask::default(), mtu: mtu.unwrap_or(DEFAULT_MTU) });
+            let told = || Node::read(&run_dir(&conf.network)).ok()?.mtu;
+            let followed = if conf.mtu.is_none() { told() } else { None };
+            let mtu = conf.mtu.or(followed).unwrap_or(DEFAULT_MTU);
+            return Ok(Self { ask: Ask::default(), mtu, followed });
         }
-        let (sets, mtu) = if let Some(sets) = &conf.ranges {
-            (sets.clone(), conf.mtu)
+        let (sets, followed) = if let Some(sets) = &conf.ranges {
+            (sets.clone(), None)
         } else {
             let node = Node::read(&run_dir(&conf.network))?;
             let range = |cidr: &IpNetwork| RangeSet::new(vec![Range::new(*cidr, Bounds::default())?]);
             let sets: Result<Vec<RangeSet>, ipam::Error> = node.pod_cidrs.iter().map(range).collect();
-            (sets?, conf.mtu.or(node.mtu))
+            (sets?, node.mtu.filter(|_| conf.mtu.is_none()))
         };
         let sets = sets.into_iter().map(|set| set.reserving(&conf.reserved)).collect();
         let requested: Vec<IpAddr> = requested.into_iter().chain(conf.requested.iter().copied()).collect();
-        Ok(Self { ask: Ask::new(sets, &requested)?, mtu: mtu.unwrap_or(DEFAULT_MTU) })
+        let mtu = conf.mtu.or(followed).unwrap_or(DEFAULT_MTU);
+        Ok(Self { ask: Ask::new(sets, &requested)?, mtu, followed })
     }
 
     /// Works out the wiring of a pod that has its addresses.

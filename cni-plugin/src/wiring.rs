@@ -18,6 +18,7 @@
 
 pub mod bridge;
 pub mod kernel;
+pub mod mtu;
 mod routes;
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, os::unix::ffi::OsStrExt, path::Path};
@@ -176,14 +177,22 @@ impl Wiring {
         })
     }
 
-    /// Takes over what ADD returned of the pod end in the end: plugins after this one may have changed it, and say so. Where the
-    /// version of the result has no MTU they cannot say so, and a smaller one is taken for theirs.
+    /// Takes over what ADD returned of the link in the end: plugins after this one may have changed the pod end, and say so. Where the
+    /// version of the result has no MTU they cannot say so, and a smaller one is taken for theirs. A link of one size is as we made it, and
+    /// [follows](mtu) the node's.
     #[must_use]
-    pub fn as_returned(mut self, pod_end: &Interface) -> Self {
+    pub fn as_returned(mut self, pod_end: &Interface, host_end: Option<&Interface>) -> Self {
         let mac = pod_end.mac.as_ref().and_then(|mac| mac.parse().ok());
         self.pod_end.mac = mac.unwrap_or(self.pod_end.mac);
-        self.pod_end.mtu = pod_end.mtu.unwrap_or(self.pod_end.mtu);
-        self.least_pod_mtu = pod_end.mtu.unwrap_or(LEAST_MTU);
+        let host_mtu = host_end.and_then(|host_end| host_end.mtu);
+        match pod_end.mtu {
+            None => self.least_pod_mtu = LEAST_MTU,
+            Some(mtu) if host_mtu == Some(mtu) => {}
+            Some(mtu) => {
+                (self.pod_end.mtu, self.least_pod_mtu) = (mtu, mtu);
+                self.host_end.mtu = host_mtu.unwrap_or(self.host_end.mtu);
+            }
+        }
         self
     }
 
@@ -239,9 +248,13 @@ impl Wiring {
 
     /// The routes that the pod is given.
     fn far_routes(&self, link: u32) -> Vec<rtnl::Route> {
-        let far = self.routes.iter().map(|(route, gateway)| rtnl::Route {
-            mtu: route.mtu.filter(|mtu| *mtu > 0),
-            ..rtnl::Route::through(route.dst, *gateway, link).with_metric(route.priority)
+        let far = self.routes.iter().map(|(route, gateway)| {
+            // IPv4 would send what the link does not take. IPv6 goes by the link, whoever sets it.
+            let most = if route.dst.is_ipv4() { self.host_end.mtu } else { self.pod_end.mtu };
+            rtnl::Route {
+                mtu: route.mtu.filter(|mtu| *mtu > 0).map(|mtu| mtu.min(most)),
+                ..rtnl::Route::through(route.dst, *gateway, link).with_metric(route.priority)
+            }
         });
         far.collect()
     }
@@ -289,6 +302,15 @@ impl Wiring {
             routes: routes.collect(),
             dns: None,
         }
+    }
+
+    /// The pod's addresses, each with the subnet that it is of.
+    pub fn own_networks(&self) -> impl Iterator<Item = (IpAddr, IpNetwork)> {
+        self.endpoints.iter().map(|endpoint| {
+            let subnet = endpoint.in_subnet();
+            let network = IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(subnet);
+            (endpoint.address, network)
+        })
     }
 
     /// Several addresses may use one gateway.

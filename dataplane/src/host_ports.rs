@@ -2,8 +2,7 @@
 //!
 //! In: which port of which address leads to which pod. Out: the tables `ip fairway-host-ports` and `ip6 fairway-host-ports`. The
 //! plugin and the daemon both know them: the one maps a pod's ports when it is made, the other puts back what others take away.
-//! Here all is pure; who has which port is kept on disk ([`claims`]), [`kernel`] compares with what is there, and [`flows`] ends what
-//! leads astray.
+//! Here all is pure; who has which port is kept on disk ([`crate::claims`]), and [`flows`] ends what leads astray.
 //!
 //! ```text
 //! prerouting, output   (after services) ─▶ find     one: of this host, address . protocol . port ─▶ DNAT to the pod
@@ -14,9 +13,7 @@
 //! guard                127.0.0.0/8 from a link: dropped
 //! ```
 
-pub mod claims;
 pub mod flows;
-pub mod kernel;
 
 use std::{
     fmt,

@@ -3,12 +3,14 @@
 //! Values say what should be there; `diff` says what must change; a socket makes the change.
 //! This crate knows no Kubernetes and no CNI: the daemon and the plugin both speak it.
 
+pub mod claims;
 pub mod conntrack;
 pub mod disk;
 pub mod ethtool;
 pub mod forwarding;
 pub mod hash;
 pub mod host_ports;
+pub mod masquerade;
 pub mod netns;
 mod nfnetlink;
 pub mod nft;

@@ -9,6 +9,9 @@ pub const TABLE: &str = "fairway";
 /// puts back what others take out of them.
 pub const HOST_PORTS_TABLE: &str = "fairway-host-ports";
 
+/// Name of the nftables tables of pods whose network is to be masqueraded, one per family: the plugin's likewise.
+pub const MASQUERADE_TABLE: &str = "fairway-masquerade";
+
 /// Protocol number of the routes we own (`ip route show proto 70`).
 pub const ROUTE_PROTOCOL: u8 = 70;
 

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use dataplane::{
+    claims,
     conntrack::{self, Conntrack as _, Filter},
     disk::{Directory, Durability},
     nft::{self, LinkName},
@@ -144,8 +145,9 @@ async fn run(config: &Config, file: Option<String>) -> anyhow::Result<()> {
     let repair = Repair::new(Some(monitor), nft::Socket::open()?, &families, config.audit_period)?;
     let touched = Arc::default();
     let repair = repair.telling_of_host_ports(Arc::clone(&touched)).with_metrics(metrics.repair.clone());
-    let host_ports = HostPorts::new(&config.run_dir, nft::Socket::open()?, touched, config.audit_period)?
-        .with_metrics(metrics.repair.clone());
+    let host_ports =
+        HostPorts::new(&config.run_dir, claims::kernel::Tables::open()?, touched, config.audit_period)?
+            .with_metrics(metrics.repair.clone());
     let backlog = Backlog::default();
     // Before the first commit takes away the rule that keeps strangers from 127.0.0.1.
     let guard_localhost = !config.localhost_node_ports && !is_route_localnet_put_back(config);

@@ -18,9 +18,9 @@ use std::{
 };
 
 use cni_plugin::Environment;
-use dataplane::{netns::Netns, packet::Family, sysctl};
+use dataplane::{netns::Netns, owner, packet::Family, sysctl};
 use fairway_lab::binaries;
-use host_ports::{claims, held, mapping};
+use host_ports::{claims, held_in, mapping};
 use killed::{End, kill_before};
 use runtime::{
     Runtime, addresses, dual_stack, failure, success,
@@ -54,11 +54,19 @@ fn bridged() -> Value {
     conf
 }
 
-fn with_host_ports() -> Value {
+fn with_claims() -> Value {
     let mut conf = dual_stack();
     let mappings = [mapping(8080, 80, "tcp"), mapping(53, 5353, "udp")];
     conf["runtimeConfig"] = json!({ "portMappings": mappings });
+    conf["ipMasq"] = json!(true);
     conf
+}
+
+/// What is led to pods, or from them to elsewhere.
+fn of_claims(runtime: &Runtime) -> Vec<String> {
+    let tables = [owner::HOST_PORTS_TABLE, owner::MASQUERADE_TABLE];
+    let held = |table| Family::ALL.into_iter().flat_map(move |family| held_in(runtime, table, family));
+    tables.into_iter().flat_map(held).collect()
 }
 
 /// Where the reference plugins are.
@@ -124,9 +132,9 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         }
 
         let at = format!("{verb} killed before its change {step}, then {remedy:?}");
-        let is_led_to = Family::ALL.iter().any(|family| !held(&runtime, *family).is_empty());
+        let is_led_to = !of_claims(&runtime).is_empty();
         let traces = of_pods(&runtime);
-        assert!(!is_led_to || !traces.links.is_empty(), "{at}: host ports lead to a pod that is gone");
+        assert!(!is_led_to || !traces.links.is_empty(), "{at}: a table has a pod that is gone");
         with_traces += usize::from(traces != Traces::default());
         remedy.apply(&runtime);
 
@@ -136,9 +144,7 @@ fn at_every_step(conf: &Value, verb: &str, remedy: Remedy) -> usize {
         let tuned = runtime.inside("a", || sysctl::read("net/core/somaxconn").unwrap());
         assert_eq!(tuned, "4096", "{at}: as it was before");
         assert_eq!(claims(&runtime), [""; 0], "{at}");
-        for family in Family::ALL {
-            assert_eq!(held(&runtime, family), [""; 0], "{at}");
-        }
+        assert_eq!(of_claims(&runtime), [""; 0], "{at}");
         let eth0 = runtime.in_pod("a", |kernel| async move { kernel.link("eth0").await });
         assert!(eth0.unwrap_err().is_not_found(), "{at}");
         success(&collect(&runtime));
@@ -236,16 +242,16 @@ fairway_lab::sandbox_tests! {
         assert_eq!(delete(std::process::id()), (false, false));
     }
 
-    fn an_add_with_host_ports_that_is_killed_anywhere_leaves_what_del_gc_and_the_same_add_set_right() {
+    fn an_add_with_host_ports_and_masquerade_that_is_killed_anywhere_leaves_what_del_gc_and_the_same_add_set_right() {
         for remedy in Remedy::ALL {
-            let with_traces = at_every_step(&with_host_ports(), "ADD", remedy);
+            let with_traces = at_every_step(&with_claims(), "ADD", remedy);
             assert!(with_traces > 40, "{with_traces}");
         }
     }
 
-    fn a_del_with_host_ports_that_is_killed_anywhere_is_finished_by_the_next_and_by_gc() {
+    fn a_del_with_host_ports_and_masquerade_that_is_killed_anywhere_is_finished_by_the_next_and_by_gc() {
         for remedy in Remedy::ALL {
-            let with_traces = at_every_step(&with_host_ports(), "DEL", remedy);
+            let with_traces = at_every_step(&with_claims(), "DEL", remedy);
             assert!(with_traces > 8, "{with_traces}");
         }
     }

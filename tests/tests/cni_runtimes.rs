@@ -36,6 +36,7 @@ fn podman_machine() -> Option<Machine> {
     let plugin = json!({
         "type": "fairway",
         "capabilities": { "ips": true, "mac": true },
+        "ipMasq": true,
         "ipam": { "ranges": [[{ "subnet": "10.244.1.0/24" }], [{ "subnet": "fd00:10:244:1::/64" }]] },
     });
     let list = json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [plugin] });

@@ -145,6 +145,7 @@ const PAIRS: SetType =
     SetType { key: KeyType::Addresses, data: DataType::None, counter: false, dynamic: None };
 const NUMBERS: SetType =
     SetType { key: KeyType::Number, data: DataType::Number, counter: false, dynamic: None };
+const WAYS: SetType = SetType { key: KeyType::Towards, data: DataType::None, counter: false, dynamic: None };
 const HOSTS: SetType = SetType { key: KeyType::Address, data: DataType::None, counter: false, dynamic: None };
 const RANGES: SetType =
     SetType { key: KeyType::Service, data: DataType::Verdict, counter: false, dynamic: None };
@@ -166,7 +167,7 @@ fn goto(chain: &'static str) -> Statement {
 }
 
 /// Maps of every key and data type.
-fn maps(vip: IpAddr, pod: IpAddr) -> BTreeMap<MapName, Map> {
+fn maps(vip: IpAddr, pod: IpAddr, network: ipnetwork::IpNetwork) -> BTreeMap<MapName, Map> {
     let mut maps = BTreeMap::new();
     let mut map = |name: &'static str, kind, elements: Vec<(Key, Element)>| {
         maps.insert(name.into(), Map { kind, elements: elements.into_iter().collect() });
@@ -177,6 +178,16 @@ fn maps(vip: IpAddr, pod: IpAddr) -> BTreeMap<MapName, Map> {
     map("slots", SLOTS, vec![(Key::Number(7), Data::Endpoint((pod, 8080).into()).into())]);
     map("numbers", NUMBERS, vec![(Key::Number(0xa000_0001), Data::Number(8).into())]);
     map("pairs", PAIRS, vec![(Key::Addresses(pod, pod), Data::None.into())]);
+    let whole = ipnetwork::IpNetwork::from(vip);
+    map(
+        "ways",
+        WAYS,
+        vec![
+            (Key::Towards(pod, network), Element::new(Data::None).with_comment("default/web")),
+            (Key::Towards(pod, whole), Data::None.into()),
+            (Key::Towards(vip, network), Data::None.into()),
+        ],
+    );
     map("hosts", HOSTS, vec![(Key::Address(vip), Data::None.into())]);
     map("clients", CLIENTS, vec![]);
     let endpoint = || Element::from(Data::Endpoint((pod, 8080).into()));
@@ -205,7 +216,7 @@ fn everything(family: Family) -> Table {
     let (vip, pod) = (vip.parse().unwrap(), pod.parse().unwrap());
     let network: ipnetwork::IpNetwork = network.parse().unwrap();
     let mut table = Table::new(family);
-    table.maps = maps(vip, pod);
+    table.maps = maps(vip, pod, network);
 
     let mut chain = |name: &'static str, hook, rules: Vec<Rule>| {
         table.chains.insert(name.into(), Chain { hook, rules });
@@ -311,6 +322,8 @@ fn host_ports(chain: &mut impl FnMut(&'static str, Option<Hook>, Vec<Rule>)) {
     chain("late-prerouting", Some(Hook::LatePrerouting), find());
     chain("late-output", Some(Hook::LateOutput), find());
     let sources = rule([
+        Statement::Match(Match::SourceIn("hosts".into())),
+        Statement::Match(Match::AddressesIn("ways".into())),
         Statement::Match(Match::ServiceIn("exposed".into())),
         Statement::Match(Match::BetweenBridges),
         Statement::Masquerade,
@@ -414,6 +427,27 @@ fairway_lab::sandbox_tests! {
         for (theirs, ours) in chains(&listing).zip(chains(&ours)) {
             assert_eq!(theirs, ours);
         }
+    }
+
+    fn a_network_that_begins_or_ends_in_another_of_its_source_is_refused() {
+        let mut both = Both::new();
+        let ways = |network: &str| {
+            let key = Key::Towards("10.1.0.2".parse().unwrap(), network.parse().unwrap());
+            Change::AddElements("ways".into(), WAYS, vec![(key, Data::None.into())])
+        };
+        let make = vec![Change::AddTable, Change::AddMap("ways".into(), WAYS), ways("10.1.0.0/16")];
+        assert_eq!(both.commit(make), 0);
+
+        assert_eq!(both.commit(vec![ways("10.1.0.0/16")]), 0, "the same");
+        assert_eq!(both.commit(vec![ways("10.2.0.0/16")]), 0);
+        for other in ["10.1.2.0/24", "10.1.0.0/24", "10.1.255.0/24", "10.2.0.0/15"] {
+            assert_eq!(both.commit(vec![ways(other)]), errno::EEXIST, "{other}");
+        }
+        let gone = ["10.1.0.0/16", "10.2.0.0/16"].map(|network| {
+            Key::Towards("10.1.0.2".parse().unwrap(), network.parse().unwrap())
+        });
+        let delete = Change::DeleteElements("ways".into(), WAYS, gone.to_vec());
+        assert_eq!(both.commit(vec![delete, ways("10.0.0.0/8")]), 0, "another in its place");
     }
 
     fn a_table_can_be_added_twice_and_deleted_once() {

@@ -20,8 +20,7 @@ const OF_BRIDGES: [&str; 7] =
     ["bridge", "vlan", "vlanTrunk", "macspoofchk", "portIsolation", "promiscMode", "enabledad"];
 
 /// Keys of the reference plugin bridge that would change what a pod gets.
-const NOT_HONOURED: [(&str, &str); 4] = [
-    ("ipMasq", "the plugin masquerades nobody: leave it out, and let the node do that for whom it forwards"),
+const NOT_HONOURED: [(&str, &str); 3] = [
     ("disableContainerInterface", "a pod's link is set up"),
     ("vlan", "the VLANs of a bridge are not supported: plug pods into a bridge of one VLAN"),
     ("vlanTrunk", "the VLANs of a bridge are not supported: plug pods into a bridge of one VLAN"),
@@ -66,6 +65,19 @@ fn bridging(whole: &Value) -> Result<Bridging, Error> {
     }
     let (takes_over, seeks_duplicates) = (flag("forceAddress")?, flag("enabledad")?);
     Ok(Bridging { bridge, role, takes_over, is_promiscuous, seeks_duplicates, port })
+}
+
+/// Says whether pods are masqueraded: the keys of the reference plugins bridge and ptp.
+pub(super) fn is_masqueraded(whole: &Value) -> Result<bool, Error> {
+    let is_masqueraded = key(whole, "ipMasq")?.unwrap_or_default();
+    let backend: Option<String> = key(whole, "ipMasqBackend")?;
+    match backend.as_deref() {
+        Some(other) if is_masqueraded && !["", "nftables"].contains(&other) => {
+            let reason = "it is done with nftables: say nftables, or leave it out";
+            Err(unsupported("ipMasqBackend", &other.into(), reason))
+        }
+        _ => Ok(is_masqueraded),
+    }
 }
 
 /// Finds the hardware address that the pod's link must have: what the runtime says first.

@@ -9,6 +9,7 @@
 //!                       /last/<set>                     the address of that range set that was leased last
 //!                       /freed/<set>                    those of it that were freed of late, one a line
 //!                       /sysctls/<container id>@<link>  what a pod's kernel parameters were before
+//!                       /mtu                            the largest packets of pods' links
 //!                       /boot                           the boot in which the first lease was asked for
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod before;
 mod predecessor;
 mod record;
+mod sizes;
 mod turns;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path, time::UNIX_EPOCH};

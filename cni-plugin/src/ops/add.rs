@@ -1,11 +1,11 @@
-//! ADD: a lease, a link, host ports, a result; or none of them.
+//! ADD: a lease, a link, host ports and masquerade, a result; or none of them.
 
 use std::{fs::File, io::Read, path::Path};
 
 use dataplane::rtnl::Kernel;
 use serde_json::Value;
 
-use super::{Error, Plan, Sandbox, host_ports, kernel, reclaim, store, tune};
+use super::{Error, Plan, Sandbox, claims, kernel, mtu, reclaim, store, tune};
 use crate::{
     conf::{Conf, Network, resolv},
     delegate::Delegate,
@@ -27,6 +27,7 @@ pub(super) async fn run(
 ) -> Result<String, Failure> {
     let conf = Conf::parse(network)?;
     let plan = Plan::of(&conf, target.requested)?;
+    mtu::follow(&conf, &plan).await;
     let resolved = conf.resolv_conf.as_deref().map(resolve).transpose()?;
     let sandbox = Sandbox::open(target)?;
     // Of two at once for one container, each could take the other's half-made link for what a crash left.
@@ -37,9 +38,13 @@ pub(super) async fn run(
         None => store(&conf.network)?.after_host_local(&conf.host_local, &conf.network.name)?,
     };
 
-    let record = Record { port_mappings: conf.port_mappings.clone(), ..record_of(target, &sandbox)? };
+    let record = Record {
+        port_mappings: conf.port_mappings.clone(),
+        is_masqueraded: conf.is_masqueraded,
+        ..record_of(target, &sandbox)?
+    };
     let ask = delegate.is_none().then_some(&plan.ask);
-    host_ports::withdraw_others(&conf.network.name, &store, (&target.attachment, &record), ask)?;
+    claims::withdraw_others(&conf.network.name, &store, (&target.attachment, &record), ask)?;
     let pod = Pod { conf: &conf, plan: &plan, target, sandbox: &sandbox, host: &host, store: &store };
     let (pair, record) = match delegate {
         Some(delegate) => pod.lease_elsewhere(record, delegate).await?,
@@ -52,11 +57,13 @@ pub(super) async fn run(
             None => wire::build(&wiring, &host, &sandbox.netns).await?,
         };
         tune::tune(&conf.tuning, target, &sandbox, &store).await?;
-        host_ports::publish(&conf.network.name, &store, &record, &wiring, &host).await?;
+        claims::publish(&conf.network, &store, &record, &wiring, &host).await?;
         Ok::<_, Failure>(wiring.result(&target.netns.to_string_lossy(), bridge.as_ref()))
     };
     match wired.await {
         Ok(mut result) => {
+            drop(sandbox); // nobody need wait for it any more
+            mtu::catch_up(&conf, &plan).await;
             result.dns =
                 conf.dns.or(record.delegated.and_then(|delegated| delegated.result.dns)).or(resolved);
             let result = result.after(conf.prev_result.unwrap_or_default());

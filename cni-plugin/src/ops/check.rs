@@ -2,7 +2,7 @@
 
 use dataplane::rtnl::Kernel;
 
-use super::{Error, Plan, Sandbox, host_ports, kernel, store, tune};
+use super::{Error, Plan, Sandbox, claims, kernel, mtu, store, tune};
 use crate::{
     conf::{self, Conf, Network},
     delegate::Delegate,
@@ -40,6 +40,7 @@ pub(super) async fn run(
     let returned = conf.prev_result.clone().ok_or(conf::Error::Missing("prevResult"))?;
     let sandbox = Sandbox::open(target)?;
     let plan = Plan::of(&conf, None)?;
+    mtu::follow(&conf, &plan).await;
     let store = store(&conf.network)?;
     let record = store.find(&target.attachment)?.ok_or(Altered::NoLease)?;
     if let Some(delegate) = delegate {
@@ -60,12 +61,13 @@ pub(super) async fn run(
     if let Some(place) = place_of(&returned, &wiring)
         && let Some(pod_end) = returned.interfaces.get(place)
     {
-        wiring = wiring.as_returned(pod_end);
+        let host_end = returned.interfaces.iter().find(|link| link.name == wiring.host_end.name);
+        wiring = wiring.as_returned(pod_end, host_end);
     }
     let pod = Kernel::open_in(&sandbox.netns).map_err(Error::Kernel)?;
     faults.extend(wire::faults(&wiring, &kernel()?, &pod).await?);
     faults.extend(tune::faults(&conf.tuning, &wiring.pod_end.name, &sandbox.netns, &pod).await?);
-    faults.extend(host_ports::faults(&conf.network.name, &store, &record, &wiring)?);
+    faults.extend(claims::faults(&conf.network, &store, &record, &wiring)?);
     if faults.is_empty() { Ok(()) } else { Err(Altered::Faults(faults.join("; ")).into()) }
 }
 

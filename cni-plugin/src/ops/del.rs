@@ -5,7 +5,7 @@
 
 use dataplane::rtnl::Kernel;
 
-use super::{host_ports, kernel, store, tune};
+use super::{claims, kernel, store, tune};
 use crate::{
     conf::Network,
     delegate::Delegate,
@@ -38,9 +38,9 @@ pub(crate) async fn undo(
     undo_with(None, network, host, store, of).await
 }
 
-/// Removes host ports and link, then the lease. The order matters: an address is free only when nothing leads to it any more. One
+/// Takes back host ports and masquerade, removes the link, then the lease. The order matters: an address is free only when nothing leads to it any more. One
 /// that was leased over the link is given back over it.
-/// Where host ports stay, the link goes all the same. A kernel parameter that cannot be set back stands in the way of nothing, and
+/// Where those stay, the link goes all the same. A kernel parameter that cannot be set back stands in the way of nothing, and
 /// is told of in the end.
 async fn undo_with(
     helper: Option<&Helper<'_>>,
@@ -49,7 +49,7 @@ async fn undo_with(
     store: &Store,
     (attachment, delegate): (&Attachment, Option<&Delegate<'_>>),
 ) -> Result<(), Failure> {
-    let withdrawn = host_ports::withdraw(network, store, attachment);
+    let withdrawn = claims::withdraw(network, store, attachment);
     let untuned = tune::untune(store, attachment);
     let (before, after) = match delegate {
         Some(delegate) if delegate.asks_over_the_link() => (Some(delegate), None),

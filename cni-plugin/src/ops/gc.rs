@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use dataplane::rtnl::Kernel;
 
-use super::{host_ports, kernel, run_dir, store};
+use super::{claims, kernel, mtu, run_dir, store};
 use crate::{
     conf::Network,
     delegate::Delegate,
@@ -37,8 +37,9 @@ pub(super) async fn run(network: &Network, delegate: Option<&Delegate<'_>>) -> R
     failures.extend(delegate.and_then(|delegate| delegate.pass_on().err()).map(Failure::from));
     failures.extend(store.sweep_before().err().map(Failure::from));
     failures.extend(store.sweep().into_iter().map(Failure::from));
-    failures.extend(host_ports::sweep(&store, &host).await.err());
+    failures.extend(claims::sweep(&store, &host).await.err());
     failures.extend(remove_stray_links(network, &host, &valid).await.unwrap_or_else(|failure| vec![failure]));
+    mtu::follow_if_known(network).await;
 
     match Failure::first_of(failures) {
         Some(failure) => Err(failure.under(Code::Incomplete)),

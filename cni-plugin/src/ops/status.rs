@@ -2,7 +2,7 @@
 
 use dataplane::sysctl;
 
-use super::{Error, Plan, kernel, store};
+use super::{Error, Plan, kernel, mtu, store};
 use crate::{
     conf::{Conf, Network},
     delegate::Delegate,
@@ -34,11 +34,12 @@ fn are_pods_cut_off(conf: &Conf) -> bool {
 }
 
 async fn look(conf: &Conf, delegate: Option<&Delegate<'_>>) -> Result<(), Failure> {
-    Plan::of(conf, None)?;
+    let plan = Plan::of(conf, None)?;
     store(&conf.network)?.probe()?;
     kernel()?.links().await.map_err(Error::Kernel)?;
     if let Some(delegate) = delegate {
         delegate.pass_on()?;
     }
+    mtu::follow(conf, &plan).await;
     Ok(())
 }

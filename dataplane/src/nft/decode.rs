@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnetwork::IpNetwork;
+
 use super::{
     encode::{self, COMMENT, FINGERPRINT},
     held::{Fingerprint, Held, HeldChain},
@@ -46,10 +48,15 @@ pub(super) fn map(held: &mut Held, attributes: Attributes<'_>) -> Option<()> {
 
 fn set_type(family: Family, attributes: Attributes<'_>) -> Option<SetType> {
     let (key_number, data_number) = (attributes.u32(4)?, attributes.u32(6));
-    let key = KeyType::ALL.into_iter().find(|key| encode::key_type(family, *key).0 == key_number)?;
+    let flags = attributes.u32(3).unwrap_or(0);
+    let is_key = |key: &KeyType| {
+        let has_intervals = *key == KeyType::Towards;
+        encode::key_type(family, *key).0 == key_number && (flags & encode::INTERVAL != 0) == has_intervals
+    };
+    let key = KeyType::ALL.into_iter().find(is_key)?;
     let is_data = |data: &DataType| encode::data_type(family, *data).map(|(number, _)| number) == data_number;
     let data = DataType::ALL.into_iter().find(is_data)?;
-    let is_dynamic = attributes.u32(3).unwrap_or(0) & encode::TIMEOUT != 0;
+    let is_dynamic = flags & encode::TIMEOUT != 0;
     let size = attributes.inside(9).and_then(|description| description.u32(1));
     Some(SetType {
         key,
@@ -73,7 +80,11 @@ pub(super) fn elements(family: Family, map: &mut Map, attributes: Attributes<'_>
 
 /// One element that the kernel told of, if it is of that kind.
 pub(super) fn element(family: Family, kind: SetType, attributes: Attributes<'_>) -> Option<(Key, Element)> {
-    let key = key(family, kind.key, attributes.inside(1)?.find(1)?)?;
+    let first = attributes.inside(1)?.find(1)?;
+    let key = match attributes.inside(10) {
+        Some(last) => key(family, kind.key, &[first, last.find(1)?].concat())?,
+        None => key(family, kind.key, first)?,
+    };
     let data = match kind.data {
         DataType::None => Data::None,
         DataType::Verdict => Data::Verdict(verdict(attributes.inside(2)?.inside(2)?)?),
@@ -109,6 +120,11 @@ pub(super) fn key(family: Family, kind: KeyType, bytes: &[u8]) -> Option<Key> {
         KeyType::Number => Key::Number(u32_ne(bytes)),
         KeyType::Address => Key::Address(first()?),
         KeyType::Addresses => Key::Addresses(first()?, address(bytes.get(width..)?)?),
+        KeyType::Towards => {
+            let [source, from, last_source, to] =
+                [0, 1, 2, 3].map(|place| bytes.get(place * width..(place + 1) * width).and_then(address));
+            Key::Towards(source.filter(|source| Some(*source) == last_source)?, network(from?, to?)?)
+        }
         KeyType::Client => Key::Client(first()?, u32_ne(bytes.get(width..)?)),
     })
 }
@@ -121,6 +137,17 @@ fn endpoint(family: Family, bytes: &[u8]) -> Option<SocketAddr> {
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes)));
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)))).ok()
+}
+
+/// The network that begins and ends there, if one does.
+fn network(first: IpAddr, last: IpAddr) -> Option<IpNetwork> {
+    let prefix = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits() ^ last.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    let network = IpNetwork::new(first, u8::try_from(prefix).ok()?).ok()?;
+    (network.network() == first && network.broadcast() == last).then_some(network)
 }
 
 fn protocol(bytes: &[u8]) -> Option<Protocol> {

@@ -148,13 +148,12 @@ impl Socket {
 
     /// Reads one element, if it is there. False: it is of no kind of ours.
     fn read_element(&self, family: Family, name: &str, key: &[u8], map: &mut Map) -> Result<bool, Error> {
+        let kind = map.kind.key;
         let by_key = |w: &mut Writer| {
             w.put_name(2, name);
             let list = w.open(3);
             let element = w.open(1);
-            let nest = w.open(1);
-            w.put(1, key);
-            w.close(nest);
+            encode::put_key(w, kind, key);
             w.close(element);
             w.close(list);
         };

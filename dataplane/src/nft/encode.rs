@@ -17,7 +17,7 @@ use crate::{
 mod map;
 mod rule;
 
-pub(super) use map::{ANONYMOUS, COMMENT, TIMEOUT, data_type, key_bytes, key_type};
+pub(super) use map::{ANONYMOUS, COMMENT, INTERVAL, TIMEOUT, data_type, key_bytes, key_type, put_key};
 
 /// `NFNL_SUBSYS_NFTABLES` and the kinds of message in it.
 pub(super) const fn kind(number: u16) -> u16 {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::{
-    table::{Affinity, Chain, ChainName, Data, Map, MapName, Match, Rule, Source, Statement, Table, Verdict},
+    table::{
+        Affinity, Chain, ChainName, Data, Key, Map, MapName, Match, Rule, Source, Statement, Table, Verdict,
+    },
     transaction::{Change, Transaction},
 };
 use crate::packet::Family;
@@ -108,6 +110,9 @@ impl Fake {
                     {
                         return Err(Errno::ENOENT);
                     }
+                    if map.elements.keys().any(|held| begins_or_ends_in(key, held)) {
+                        return Err(Errno::EEXIST);
+                    }
                     match map.elements.get(key) {
                         Some(held) if held.data != element.data => return Err(Errno::EEXIST),
                         Some(_) => {}
@@ -123,6 +128,17 @@ impl Fake {
                 keys.iter().try_for_each(|key| map.elements.remove(key).map(drop).ok_or(Errno::ENOENT))
             }
         }
+    }
+}
+
+/// Says whether a network begins or ends in another one of the same source. // kernel `nft_set_pipapo.c`
+fn begins_or_ends_in(new: &Key, held: &Key) -> bool {
+    match (new, held) {
+        (Key::Towards(source, new), Key::Towards(of, held)) => {
+            let is_in = held.contains(new.network()) || held.contains(new.broadcast());
+            source == of && new != held && is_in
+        }
+        _ => false,
     }
 }
 

@@ -62,7 +62,7 @@ pub enum Notice {
 pub struct Intrusion {
     /// What is in doubt since.
     pub doubts: BTreeMap<Family, Doubt>,
-    /// Whether it is about the tables of host ports: the plugin changes them too, rightly.
+    /// Whether it is about the plugin's tables, of host ports or of masquerade: the plugin changes them too, rightly.
     pub are_host_ports_touched: bool,
     /// Who did it, where the kernel tells.
     pub by: Option<Process>,
@@ -174,7 +174,7 @@ impl Monitor {
                         doubt(self.doubts.entry(family).or_default(), &message);
                     }
                 }
-                Some(owner::HOST_PORTS_TABLE) => self.are_host_ports_touched = true,
+                Some(owner::HOST_PORTS_TABLE | owner::MASQUERADE_TABLE) => self.are_host_ports_touched = true,
                 _ => {}
             }
         }

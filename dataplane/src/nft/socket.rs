@@ -125,10 +125,15 @@ impl Socket {
         Ok(Self { channel, table: owner::TABLE })
     }
 
-    /// The same socket, but to the tables of host ports.
+    /// The same socket, but to other tables of ours, of that name.
     #[must_use]
-    pub fn to_host_ports(self) -> Self {
-        Self { table: owner::HOST_PORTS_TABLE, ..self }
+    pub fn to(self, table: &'static str) -> Self {
+        Self { table, ..self }
+    }
+
+    /// The name of its tables.
+    pub fn table(&self) -> &'static str {
+        self.table
     }
 
     /// Opens a socket inside a network namespace; it stays there wherever it is used.

@@ -203,7 +203,7 @@ pub enum Match {
     },
     /// `ip daddr . meta l4proto . th dport @set`.
     ServiceIn(MapName),
-    /// `ip saddr . ip daddr @set`.
+    /// `ip saddr . ip daddr @set`, of [`KeyType::Addresses`] or [`KeyType::Towards`].
     AddressesIn(MapName),
 }
 
@@ -320,14 +320,23 @@ pub enum KeyType {
     Address,
     /// Source address . destination address.
     Addresses,
+    /// Source address . network of the destination address. (`nft_set_pipapo`, kernel 5.6)
+    Towards,
     /// Source address . number.
     Client,
 }
 
 impl KeyType {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Service, Self::Port, Self::Number, Self::Address, Self::Addresses, Self::Client];
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::Port,
+        Self::Number,
+        Self::Address,
+        Self::Addresses,
+        Self::Towards,
+        Self::Client,
+    ];
 }
 
 /// The shapes that data has.
@@ -409,6 +418,9 @@ pub enum Key {
     Address(IpAddr),
     /// Of a [`KeyType::Addresses`].
     Addresses(IpAddr, IpAddr),
+    /// Of a [`KeyType::Towards`]. Networks of one source must not overlap: the kernel notices it where one begins or ends in one
+    /// that is there, and where it does not, keeps both.
+    Towards(IpAddr, IpNetwork),
     /// Of a [`KeyType::Client`].
     Client(IpAddr, u32),
 }
@@ -437,6 +449,7 @@ impl Key {
             Self::Number(_) => KeyType::Number,
             Self::Address(_) => KeyType::Address,
             Self::Addresses(..) => KeyType::Addresses,
+            Self::Towards(..) => KeyType::Towards,
             Self::Client(..) => KeyType::Client,
         }
     }

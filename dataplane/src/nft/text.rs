@@ -79,6 +79,9 @@ impl Display for In<'_, Map> {
         if let Some(size) = map.kind.dynamic {
             writeln!(f, "\t\tsize {size}\n\t\tflags dynamic,timeout")?;
         }
+        if map.kind.key == KeyType::Towards {
+            writeln!(f, "\t\tflags interval")?;
+        }
         for element in &map.elements {
             writeln!(f, "\t\t{}", In(*family, &element))?;
         }
@@ -98,7 +101,7 @@ impl Display for In<'_, SetType> {
             KeyType::Port => write!(f, "inet_proto . inet_service"),
             KeyType::Number => write!(f, "classid"),
             KeyType::Address => f.write_str(address),
-            KeyType::Addresses => write!(f, "{address} . {address}"),
+            KeyType::Addresses | KeyType::Towards => write!(f, "{address} . {address}"),
             KeyType::Client => write!(f, "{address} . classid"),
         }?;
         match kind.data {
@@ -132,6 +135,7 @@ impl Display for Key {
             Self::Number(number) => write!(f, "{}", ClassId(*number)),
             Self::Address(address) => write!(f, "{address}"),
             Self::Addresses(source, destination) => write!(f, "{source} . {destination}"),
+            Self::Towards(source, network) => write!(f, "{source} . {}", network_text(*network)),
             Self::Client(address, number) => write!(f, "{address} . {}", ClassId(*number)),
         }
     }
@@ -360,9 +364,10 @@ impl Display for Named<'_, (Family, Change)> {
                     .dynamic
                     .map(|size| format!("; size {size}; flags dynamic,timeout"))
                     .unwrap_or_default();
+                let intervals = if kind.key == KeyType::Towards { "; flags interval" } else { "" };
                 write!(
                     f,
-                    "add {} {table} {name} {{ type {}{counter}{dynamic}; }}",
+                    "add {} {table} {name} {{ type {}{counter}{dynamic}{intervals}; }}",
                     set_word(*kind),
                     In(*family, kind)
                 )

@@ -306,9 +306,18 @@ impl<'a> Walk<'a> {
             }
             Match::DestinationRewritten => self.is_rewritten,
             Match::AddressesIn(set) => {
-                self.element(set, Key::Addresses(self.packet.source, self.destination.ip())).is_some()
+                let (from, to) = (self.packet.source, self.destination.ip());
+                self.element(set, Key::Addresses(from, to)).is_some() || self.is_towards(set, from, to)
             }
         }
+    }
+
+    fn is_towards(&self, set: &MapName, from: IpAddr, to: IpAddr) -> bool {
+        let is_meant = |key: &Key| match key {
+            Key::Towards(source, network) => *source == from && network.contains(to),
+            _ => false,
+        };
+        self.table.maps.get(set).is_some_and(|map| map.elements.keys().any(is_meant))
     }
 
     /// The name that rules see: empty for what a process sends.

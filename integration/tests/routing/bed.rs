@@ -44,6 +44,13 @@ pub(crate) const MOVED_NODE: &str = r#"
  status: {addresses: [{type: InternalIP, address: 192.168.15.65}, {type: InternalIP, address: "fd00:192:168:15::65"}]}}
 "#;
 
+/// Another pod.
+pub(crate) fn new_pod(name: &str, node: &str) -> String {
+    format!(
+        "{{kind: Pod, metadata: {{name: {name}}}, spec: {{nodeName: {node}, containers: [{{name: web, image: nginx, ports: [{{containerPort: 80}}]}}]}}}}"
+    )
+}
+
 /// Nodes and pods that have no IPv4.
 pub(crate) const IPV6_ALONE: &str = r#"
 {kind: Node, metadata: {name: m}, spec: {podCIDRs: ["fd00:10:244:0::/64"]},

@@ -114,7 +114,7 @@ fairway_lab::sandbox_tests! {
                 if facts["mtu"] == 1350 { Ok(()) } else { Err(facts.to_string()) }
             }).unwrap();
         }
-        assert_eq!(bed.pod_mtu("client"), 1450, "that of a link that is there stays");
+        assert_eq!(bed.pod_mtu("client"), 1450, "nobody has called the plugin");
 
         for family in 0..2 {
             let far = Peer::at(&bed, "far", family, 7);
@@ -124,6 +124,21 @@ fairway_lab::sandbox_tests! {
             wait::until("the pod to learn", || client.echo(far.address(), &far, size)).unwrap();
             bed.stream("client", bed.ips("far")[family], 9, ("far", bed.ips("far")[family]));
             bed.stream("far", bed.ips("client")[family], 9, ("client", bed.ips("client")[family]));
+        }
+    }
+
+    fn pods_that_are_there_get_another_mtu_when_the_plugin_is_called_next() {
+        let mut bed = Bed::start(&["--routes", "vxlan"]);
+        for (uplink, late) in [(1400, "late"), (1500, "later")] {
+            bed.set_uplink_mtu("m", uplink);
+            wait::until("new pods to be told", || {
+                let facts = bed.node_facts("m");
+                if facts["mtu"] == uplink - 50 { Ok(()) } else { Err(facts.to_string()) }
+            }).unwrap();
+            bed.apply(&bed::new_pod(late, "m"));
+
+            assert_eq!((bed.pod_mtu("client"), bed.pod_mtu(late)), (uplink - 50, uplink - 50));
+            bed.cluster.await_answer("client", &bed.urls("far")[0]).unwrap();
         }
     }
 

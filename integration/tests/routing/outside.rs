@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use fairway_lab::{cluster::OUTSIDE, wait, wire::Datagram};
+use dataplane::disk::{Directory, Durability};
+use fairway_lab::{cluster::OUTSIDE, runtime::CONF_DIR, wait, wire::Datagram};
+use serde_json::json;
 
-use crate::bed::{Bed, FAR_IPS, NEW_NODE, PATIENCE, Peer};
+use crate::bed::{Bed, FAR_IPS, NEW_NODE, PATIENCE, Peer, new_pod};
 
 /// The addresses of the machine outside on the nodes' first network, of node `m`, of `w1` beside it, and of `w3` behind the router.
 const ROUTER: [&str; 2] = ["192.168.14.1", "fd00:192:168:14::1"];
@@ -57,6 +59,30 @@ fairway_lab::sandbox_tests! {
                 assert_eq!(at(place, ip(own[family])), client, "{place}");
             }
             assert_eq!(seen(&bed, "client", "far", far, ip(FAR_IPS[family])), client, "through a cluster IP");
+        }
+    }
+
+    fn a_network_of_pods_with_ip_masq_is_as_one_without_beside_a_daemon() {
+        let mut bed = Bed::start(&[]);
+        let ranges = json!([
+            [{ "subnet": "10.244.0.0/24", "rangeStart": "10.244.0.100" }],
+            [{ "subnet": "fd00:10:244:0::/64", "rangeStart": "fd00:10:244:0::100" }],
+        ]);
+        let plugin = json!({ "type": "fairway", "ipMasq": true, "ipam": { "ranges": ranges } });
+        let list = json!({ "cniVersion": "1.1.0", "name": "own", "plugins": [plugin] }).to_string();
+        let confs = Directory::new(CONF_DIR, Durability::Volatile);
+        let write = || confs.replace("05-own.conflist", list.as_bytes()).unwrap(); // before the daemon's by its name
+        bed.cluster.place("m").unwrap().run(write).unwrap();
+        bed.apply(&new_pod("own", "m"));
+
+        for family in 0..2 {
+            let [own, near, far] = ["own", "near", "far"].map(|pod| bed.ips(pod)[family]);
+            let at = |place, ip| seen(&bed, "own", place, ip, ip);
+            assert_eq!(at(OUTSIDE, ip(ROUTER[family])), ip(M[family]));
+            for (place, address) in [("near", near), ("far", far), ("w1", ip(W1[family])), ("w3", ip(W3[family]))] {
+                assert_eq!(at(place, address), own, "{place}");
+            }
+            assert_eq!(seen(&bed, "own", "far", far, ip(FAR_IPS[family])), own, "through a cluster IP");
         }
     }
 

@@ -71,7 +71,7 @@ const VALUES: [&str; 60] = [
 ];
 
 /// The keys that the plugin knows.
-const KEYS: [&str; 65] = [
+const KEYS: [&str; 66] = [
     "ingressRate",
     "ingressBurst",
     "egressRate",
@@ -123,6 +123,7 @@ const KEYS: [&str; 65] = [
     "macspoofchk",
     "vlan",
     "ipMasq",
+    "ipMasqBackend",
     "enabledad",
     "interfaces",
     "interface",

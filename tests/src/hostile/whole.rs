@@ -17,8 +17,8 @@ use cni_plugin::{
     result::AddResult,
 };
 use dataplane::{
+    claims,
     disk::{Directory, Durability},
-    host_ports::claims,
     rtnl::{Kernel, LOOPBACK},
 };
 use fairway_lab::host::Host;
@@ -101,7 +101,7 @@ impl Place {
             }
             let claims = Directory::new(Path::new(RUN_DIR).join(claims::DIRECTORY), Durability::Volatile);
             let claims = claims.names().unwrap().into_iter().filter(|name| name != "lock");
-            assert_eq!(claims.collect::<Vec<_>>(), [""; 0], "host ports are left");
+            assert_eq!(claims.collect::<Vec<_>>(), [""; 0], "claims are left");
         }
         self.runtime.block_on(async {
             let kernel = Kernel::open().unwrap();

@@ -189,8 +189,9 @@ impl Machine {
     /// Waits until nothing is left of containers: links, addresses, routes, neighbours, files of the plugin's and of libcni's.
     pub(crate) fn await_nothing_left(&self) {
         let is_kept = |file: &str| {
-            // which address comes next, and what the daemon knows of the node
-            ["/boot", "/freed/", "/last/", "/node.json"].iter().any(|kept| file.contains(kept))
+            // which address comes next, what the daemon knows of the node and pods follow, and what is waited for
+            let kept = ["/boot", "/freed/", "/last/", "/node.json", "/mtu", "/lock"];
+            kept.iter().any(|kept| file.contains(kept))
         };
         wait::until("nothing to be left", || {
             let places = ["/run/fairway", RECORDS, "/run/netns"];

@@ -18,6 +18,7 @@ use dataplane::{
         Chain, Change, Data, DataType, Hook, Key, KeyType, Map, Match, Rule, SetType, Socket, Source,
         Statement, Table, Transaction, diff,
     },
+    owner,
     packet::{Family, Protocol},
 };
 use fairway_lab::{binaries, host::Host, network::Switch, wait};
@@ -67,7 +68,7 @@ impl Node {
         self.runtime.conf_with(&json!({ "runtimeConfig": { "portMappings": mappings } }))
     }
 
-    fn run<T: Send>(&self, from: From<'_>, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, from: From<'_>, work: impl FnOnce() -> T + Send) -> T {
         match from {
             From::Outside => self.client.run(work).unwrap(),
             From::Node => self.runtime.host.run(work).unwrap(),
@@ -202,17 +203,28 @@ impl Drop for Daemon {
 }
 
 fn socket(runtime: &Runtime) -> Socket {
-    runtime.host.run(|| Socket::open().unwrap().to_host_ports()).unwrap()
+    socket_to(runtime, owner::HOST_PORTS_TABLE)
 }
 
-/// All that the table of a family holds, as text; nothing if there is none.
+/// A socket to the tables of that name.
+pub(crate) fn socket_to(runtime: &Runtime, table: &'static str) -> Socket {
+    runtime.host.run(|| Socket::open().unwrap().to(table)).unwrap()
+}
+
+/// All that the table of host ports of a family holds, as text; nothing if there is none.
 pub(crate) fn held(runtime: &Runtime, family: Family) -> Vec<String> {
-    let held = socket(runtime).held(family).unwrap();
+    held_in(runtime, owner::HOST_PORTS_TABLE, family)
+}
+
+/// The same of the table of that name.
+pub(crate) fn held_in(runtime: &Runtime, table: &'static str, family: Family) -> Vec<String> {
+    let held = socket_to(runtime, table).held(family).unwrap();
     let maps = held.into_iter().flat_map(|held| held.maps);
     maps.flat_map(|(name, map)| {
-        map.elements
-            .into_iter()
-            .map(move |(key, element): (Key, _)| format!("{name}: {key} → {:?}", element.data))
+        map.elements.into_iter().map(move |(key, element): (Key, _)| match element.data {
+            Data::None => format!("{name}: {key}"),
+            data => format!("{name}: {key} → {data:?}"),
+        })
     })
     .collect()
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::failure::Failure;
 
 fn refusal(whole: &Value) -> String {
-    let failure = Failure::from(parse(whole).unwrap_err());
+    let failure = Failure::from(parse(whole).err().or_else(|| is_masqueraded(whole).err()).unwrap());
     format!("{} {}", failure.code.number(), failure.on_one_line())
 }
 
@@ -69,8 +69,8 @@ fn what_a_pod_would_not_get_is_refused_with_key_and_value() {
         ),
         (json!({ "type": "fairway", "mode": "vxlan" }), "2 mode=\"vxlan\": routed or bridge"),
         (
-            json!({ "type": "bridge", "ipMasq": true }),
-            "2 ipMasq=true: the plugin masquerades nobody: leave it out, and let the node do that for whom it forwards",
+            json!({ "type": "bridge", "ipMasq": true, "ipMasqBackend": "iptables" }),
+            "2 ipMasqBackend=\"iptables\": it is done with nftables: say nftables, or leave it out",
         ),
         (
             json!({ "type": "bridge", "vlan": 7 }),
@@ -90,6 +90,19 @@ fn what_a_pod_would_not_get_is_refused_with_key_and_value() {
         ),
     ] {
         assert_eq!(refusal(&whole), told);
+    }
+}
+
+#[test]
+fn pods_are_masqueraded_where_that_is_asked_for() {
+    for (whole, expected) in [
+        (json!({}), false),
+        (json!({ "ipMasq": null, "ipMasqBackend": "iptables" }), false),
+        (json!({ "ipMasq": true }), true),
+        (json!({ "ipMasq": true, "ipMasqBackend": "" }), true),
+        (json!({ "ipMasq": true, "ipMasqBackend": "nftables" }), true),
+    ] {
+        assert_eq!(is_masqueraded(&whole).unwrap(), expected, "{whole}");
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Record {
     /// Ports of the node that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
+    /// Whether what it sends to elsewhere is masqueraded, as far as that is not the daemon's to do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_masqueraded: bool,
     /// When the addresses were leased, in seconds since 1970.
     pub time: u64,
     /// The lease is host-local's, from before the node was switched over; another plugin has wired the pod.
@@ -73,12 +76,14 @@ impl Record {
         self.netns_inode == inode
     }
 
-    /// Says whether both were made for the same container in the same boot, with the same host ports.
+    /// Says whether both were made for the same container in the same boot, with the same host ports and masquerade.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let facts = |record: &Self| {
             (record.netns.clone(), record.netns_inode, record.boot_id.clone(), record.pod.clone())
         };
-        facts(self) == facts(other) && self.port_mappings == other.port_mappings
+        facts(self) == facts(other)
+            && self.port_mappings == other.port_mappings
+            && self.is_masqueraded == other.is_masqueraded
     }
 
     /// A record for an attachment that has no addresses yet.
@@ -92,6 +97,7 @@ impl Record {
             pod: None,
             addresses: Vec::new(),
             port_mappings: Vec::new(),
+            is_masqueraded: false,
             time: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             is_inherited: false,
             delegated: None,

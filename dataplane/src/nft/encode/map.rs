@@ -10,9 +10,11 @@ use crate::packet::{Family, Protocol};
 
 /// Set flags.
 pub(in super::super) const ANONYMOUS: u32 = 1;
+pub(in super::super) const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
 pub(in super::super) const TIMEOUT: u32 = 0x10;
 const EVALUATED: u32 = 0x20;
+const CONCATENATED: u32 = 0x80;
 
 /// Data type of verdicts; the other type numbers are nft's own (libnftables, include/datatype.h).
 const VERDICT_TYPE: u32 = 0xffff_ff00;
@@ -31,7 +33,7 @@ pub(in super::super) fn key_type(family: Family, key: KeyType) -> (u32, u32) {
         KeyType::Port => (concatenated(&[PROTOCOL_TYPE, PORT_TYPE]), 8),
         KeyType::Number => (CLASSID_TYPE, 4),
         KeyType::Address => (address, length),
-        KeyType::Addresses => (concatenated(&[address, address]), 2 * length),
+        KeyType::Addresses | KeyType::Towards => (concatenated(&[address, address]), 2 * length),
         KeyType::Client => (concatenated(&[address, CLASSID_TYPE]), length + 4),
     }
 }
@@ -63,7 +65,8 @@ pub(super) fn put_set(w: &mut Writer, family: Family, kind: SetType, id: u32) {
     let (key_type, key_length) = key_type(family, kind.key);
     let data = data_type(family, kind.data);
     let dynamic = if kind.dynamic.is_some() { TIMEOUT | EVALUATED } else { 0 };
-    w.put_u32(3, dynamic | if data.is_some() { MAP } else { 0 });
+    let intervals = if kind.key == KeyType::Towards { INTERVAL | CONCATENATED } else { 0 };
+    w.put_u32(3, dynamic | intervals | if data.is_some() { MAP } else { 0 });
     w.put_u32(4, key_type);
     w.put_u32(5, key_length);
     if let Some((data_type, length)) = data {
@@ -74,6 +77,9 @@ pub(super) fn put_set(w: &mut Writer, family: Family, kind: SetType, id: u32) {
         let open = w.open(9);
         w.put_u32(1, size);
         w.close(open);
+    }
+    if kind.key == KeyType::Towards {
+        put_fields(w, key_length / 2);
     }
     w.put_u32(10, id);
     // How nft shall print numbers: TLVs "key byte order" and "data byte order", both of the host (libnftnl udata.h).
@@ -95,6 +101,19 @@ pub(super) fn put_set(w: &mut Writer, family: Family, kind: SetType, id: u32) {
     }
 }
 
+/// Tells of what a key is made that stands for many: two fields of that length.
+fn put_fields(w: &mut Writer, length: u32) {
+    let description = w.open(9);
+    let fields = w.open(2);
+    for _ in 0..2 {
+        let field = w.open(1);
+        w.put_u32(1, length);
+        w.close(field);
+    }
+    w.close(fields);
+    w.close(description);
+}
+
 fn put_counter(w: &mut Writer, number: u16) {
     let open = w.open(number);
     w.put_name(1, "counter");
@@ -104,9 +123,7 @@ fn put_counter(w: &mut Writer, number: u16) {
 /// Writes one element: its key and, when it is added, what it holds.
 pub(super) fn put_element(w: &mut Writer, kind: SetType, key: &Key, element: Option<&Element>) {
     let open = w.open(1);
-    let nest = w.open(1);
-    w.put(1, &key_bytes(key));
-    w.close(nest);
+    put_key(w, kind.key, &key_bytes(key));
     if let Some(element) = element {
         match &element.data {
             Data::None => {}
@@ -126,6 +143,18 @@ pub(super) fn put_element(w: &mut Writer, kind: SetType, key: &Key, element: Opt
         }
     }
     w.close(open);
+}
+
+/// Writes a key from its bytes.
+pub(in super::super) fn put_key(w: &mut Writer, kind: KeyType, bytes: &[u8]) {
+    let (first, last) = match kind {
+        KeyType::Towards => bytes.split_at(bytes.len() / 2),
+        _ => (bytes, [].as_slice()),
+    };
+    put_value(w, 1, first);
+    if !last.is_empty() {
+        put_value(w, 10, last);
+    }
 }
 
 /// `NFTA_DATA_VALUE` inside an attribute.
@@ -157,7 +186,7 @@ fn put_comment(w: &mut Writer, comment: &str) {
     w.put_parts(6, &[&[COMMENT, length], comment.as_bytes(), &[0]]);
 }
 
-/// A key as the kernel holds it.
+/// A key as the kernel holds it; of one that stands for many, the first and then the last of them.
 pub(in super::super) fn key_bytes(key: &Key) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
     match key {
@@ -175,6 +204,12 @@ pub(in super::super) fn key_bytes(key: &Key) -> Vec<u8> {
         Key::Addresses(source, destination) => {
             push_address(&mut bytes, *source);
             push_address(&mut bytes, *destination);
+        }
+        Key::Towards(source, network) => {
+            for end in [network.network(), network.broadcast()] {
+                push_address(&mut bytes, *source);
+                push_address(&mut bytes, end);
+            }
         }
         Key::Client(address, number) => {
             push_address(&mut bytes, *address);

@@ -1,4 +1,4 @@
-//! Puts back what others take out of the tables of host ports.
+//! Puts back what others take out of the plugin's tables, of host ports and of masquerade.
 //!
 //! In: that somebody touched these tables, and the claims that the plugin keeps in the run directory. Out: tables that say what the claims
 //! say; a warning where they did not. The plugin changes them, too, so being touched is nothing odd: only what is found is.
@@ -7,13 +7,11 @@
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use dataplane::{
+    claims::{self, Claim, Claims, kernel},
     conntrack,
     disk::{Directory, Durability},
-    host_ports::{
-        claims::{self, Claim, Claims},
-        flows, kernel,
-    },
-    nft::{self, Transaction},
+    host_ports::{HostPort, flows},
+    nft, owner,
     rtnl::{self, Kernel},
     sysctl,
 };
@@ -76,23 +74,22 @@ pub struct HostPorts {
 #[derive(Debug)]
 struct Tables {
     claims: Claims,
-    socket: std::sync::Mutex<nft::Socket>,
+    kernel: std::sync::Mutex<kernel::Tables>,
     boot_id: String,
 }
 
 impl HostPorts {
-    /// Looks after the claims in that run directory, through a socket of its own.
+    /// Looks after the claims in that run directory, through sockets of its own.
     pub fn new(
         run_dir: &Path,
-        socket: nft::Socket,
+        kernel: kernel::Tables,
         touched: Arc<Touched>,
         period: Duration,
     ) -> Result<Self, Error> {
         let claims = Claims::of(&Directory::new(run_dir, Durability::Volatile))?;
         let boot_id = sysctl::read("kernel/random/boot_id")?;
-        let socket = socket.to_host_ports().into();
         Ok(Self {
-            tables: Arc::new(Tables { claims, socket, boot_id }),
+            tables: Arc::new(Tables { claims, kernel: kernel.into(), boot_id }),
             touched,
             period,
             contest: Contest::default(),
@@ -144,11 +141,15 @@ impl HostPorts {
             }
             Ok(changes) => {
                 self.last_error = None;
-                self.metrics.host_ports.inc();
                 let by = by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
                 let by = if by.is_empty() { "unknown" } else { &by };
-                let (repairs, found) = (self.metrics.host_ports.get(), Findings::from(&changes));
-                warn!(%found, by, repairs, "put back host ports");
+                for (table, changes) in &changes {
+                    self.metrics.host_ports.inc();
+                    let (repairs, found) = (self.metrics.host_ports.get(), Findings::from(changes));
+                    let is_of_host_ports = *table == owner::HOST_PORTS_TABLE;
+                    let what = if is_of_host_ports { "host ports" } else { "the masquerade of pods" };
+                    warn!(%found, by, repairs, "put back {what}");
+                }
                 let now = Instant::now();
                 let since = self.repaired_at.replace(now).map_or(Duration::MAX, |last| now - last);
                 self.contest.pause(since).length
@@ -166,14 +167,17 @@ impl HostPorts {
         }
     }
 
-    /// Makes the tables what the claims say, and returns the changes that it took.
-    async fn mend(&self) -> Result<Transaction, Error> {
+    /// Makes the tables what the claims say, and returns the changes that it took, by table.
+    async fn mend(&self) -> Result<kernel::Taken, Error> {
         let tables = Arc::clone(&self.tables);
         let (changes, claims) = task::spawn_blocking(move || tables.mend()).await??;
-        if !changes.is_empty() && flows::may_lead_astray(&claims) {
+        let ports: Vec<HostPort> =
+            claims.iter().filter_map(|claim| claim.what.host_port().copied()).collect();
+        let are_ports_changed = changes.iter().any(|(table, _)| *table == owner::HOST_PORTS_TABLE);
+        if are_ports_changed && flows::may_lead_astray(&ports) {
             let own = Kernel::open()?.addresses().await?;
             let own: BTreeSet<IpAddr> = own.into_iter().map(|own| own.network.ip()).collect();
-            let end = move || flows::end_those_from_before(&mut conntrack::Socket::open()?, &claims, &own);
+            let end = move || flows::end_those_from_before(&mut conntrack::Socket::open()?, &ports, &own);
             task::spawn_blocking(end).await??;
         }
         Ok(changes)
@@ -182,16 +186,14 @@ impl HostPorts {
 
 impl Tables {
     /// Waits for the lock; call it where waiting holds up nobody.
-    fn mend(&self) -> Result<(Transaction, Vec<Claim>), Error> {
+    fn mend(&self) -> Result<(kernel::Taken, Vec<Claim>), Error> {
         if !self.claims.are_there() {
-            return Ok((Transaction::default(), Vec::new()));
+            return Ok((Vec::new(), Vec::new()));
         }
         let locked = self.claims.lock()?;
         let mut claims = locked.all()?;
         claims.retain(|claim| claim.boot_id == self.boot_id);
-        let socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let changes = kernel::changes(&socket, &claims)?;
-        socket.commit(&changes)?;
-        Ok((changes, claims))
+        let tables = self.kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok((tables.serve(&claims)?, claims))
     }
 }

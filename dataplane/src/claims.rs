@@ -1,23 +1,30 @@
-//! Who has which host port: claims on disk, in the run directory.
+//! What pods have of their node, who has which host port and who is masqueraded: claims on disk, in the run directory.
 //!
-//! In: an owner and the ports that it wants. Out: they are its own, or who has them. Whoever reads or writes holds the lock, with
-//! which goes all that is done in the kernel about claims: so tables and claims agree whenever nobody holds it, unless
+//! In: an owner and what it wants. Out: that is its own, or who has it. Whoever reads or writes holds the lock, with
+//! which goes all that is done in the kernel about claims ([`kernel`]): so tables and claims agree whenever nobody holds it, unless
 //! somebody was killed, or others changed the tables.
 //!
 //! ```text
 //! /run/fairway/host-ports/tcp-8080-ip            all IPv4 addresses of the node, as JSON
 //!                         tcp-8080-192.0.2.1     this one
+//!                         masquerade-10.1.0.2    what this pod sends to elsewhere
 //!                         lock                   never removed
 //! ```
 //!
 //! A claim is made before the kernel is told of it, and given up after the kernel has forgotten it.
 
+pub mod kernel;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::HostPort;
-use crate::disk::{self, Directory, Lock};
+use crate::{
+    disk::{self, Directory, Lock},
+    host_ports::HostPort,
+    masquerade::Masqueraded,
+    packet::Family,
+};
 
 /// The directory's name. No network can be called like that.
 pub const DIRECTORY: &str = "host-ports";
@@ -28,14 +35,14 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk said no.
-    #[error("keep the claims on host ports")]
+    #[error("keep the claims")]
     Disk(#[from] disk::Error),
     /// Only a program that cannot be written as JSON meets this.
-    #[error("write a claim on a host port as JSON")]
+    #[error("write a claim as JSON")]
     Encode(#[source] serde_json::Error),
 }
 
-/// Who has a port: the link of a container to a network.
+/// Who has something: the link of a container to a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
     /// The network's name.
@@ -47,7 +54,78 @@ pub struct Owner {
     pub ifname: String,
 }
 
-/// A port that is somebody's.
+/// What can be had of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Claimed {
+    /// A port that leads to the pod.
+    HostPort(HostPort),
+    /// To be seen as the node elsewhere.
+    Masquerade(Masqueraded),
+}
+
+impl Claimed {
+    /// The port, if it is one.
+    pub fn host_port(&self) -> Option<&HostPort> {
+        match self {
+            Self::HostPort(port) => Some(port),
+            Self::Masquerade(_) => None,
+        }
+    }
+
+    /// The pod that is masqueraded, if that is claimed.
+    pub fn masqueraded(&self) -> Option<&Masqueraded> {
+        match self {
+            Self::Masquerade(pod) => Some(pod),
+            Self::HostPort(_) => None,
+        }
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::HostPort(port) => port.family(),
+            Self::Masquerade(pod) => pod.family(),
+        }
+    }
+
+    /// Says whether only one of the two can be had.
+    fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::HostPort(one), Self::HostPort(other)) => one.overlaps(other),
+            (Self::Masquerade(one), Self::Masquerade(other)) => one.address == other.address,
+            _ => false,
+        }
+    }
+
+    /// What the names of all claims begin with that may exclude this one.
+    fn beginning(&self) -> String {
+        match self {
+            Self::HostPort(port) => format!("{}-{}-", port.protocol, port.host_port),
+            Self::Masquerade(pod) => format!("masquerade-{}", pod.address),
+        }
+    }
+
+    fn name(&self) -> String {
+        let beginning = self.beginning();
+        match self {
+            Self::HostPort(HostPort { host_ip: Some(address), .. }) => format!("{beginning}{address}"),
+            Self::HostPort(port) => format!("{beginning}{}", port.family()),
+            Self::Masquerade(_) => beginning,
+        }
+    }
+}
+
+impl fmt::Display for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostPort(port) => write!(f, "host port {port}"),
+            Self::Masquerade(pod) => pod.fmt(f),
+        }
+    }
+}
+
+/// Something that is somebody's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
@@ -61,17 +139,18 @@ pub struct Claim {
     #[serde(rename = "bootID")]
     pub boot_id: String,
     /// What is claimed.
-    pub host_port: HostPort,
+    #[serde(flatten)]
+    pub what: Claimed,
 }
 
 impl Claim {
-    /// A word for people beside the port: the pod, or else the container.
+    /// A word for people beside what is claimed: the pod, or else the container.
     pub fn comment(&self) -> &str {
         self.pod.as_deref().unwrap_or(&self.owner.container_id)
     }
 
     fn name(&self) -> String {
-        name_of(&self.host_port)
+        self.what.name()
     }
 }
 
@@ -127,41 +206,44 @@ impl Locked {
         Ok(claims)
     }
 
-    /// Finds what an owner has of these ports.
-    pub fn held_by(&self, owner: &Owner, ports: &[HostPort]) -> Result<Vec<Claim>, Error> {
+    /// Finds what an owner has of these.
+    pub fn held_by(&self, owner: &Owner, these: &[Claimed]) -> Result<Vec<Claim>, Error> {
         let mut held = Vec::new();
-        for port in ports {
-            held.extend(self.read(&name_of(port))?.filter(|claim| claim.owner == *owner));
+        for claimed in these {
+            held.extend(self.read(&claimed.name())?.filter(|claim| claim.owner == *owner));
         }
         Ok(held)
     }
 
-    /// Finds claims of others that overlap those that are wanted, each with the port that it is in the way of.
-    pub fn in_the_way(&self, wanted: &[Claim]) -> Result<Vec<(HostPort, Claim)>, Error> {
+    /// Finds claims of others that exclude those that are wanted, each with what it is in the way of.
+    pub fn in_the_way(&self, wanted: &[Claim]) -> Result<Vec<(Claimed, Claim)>, Error> {
         let names = self.names()?;
         let mut found = Vec::new();
         for want in wanted {
-            let beginning = beginning_of(&want.host_port);
+            let beginning = want.what.beginning();
             for name in names.iter().filter(|name| name.starts_with(&beginning)) {
                 let there = self.read(name)?;
-                let other =
-                    |there: &Claim| there.owner != want.owner && there.host_port.overlaps(&want.host_port);
-                found.extend(there.filter(other).map(|claim| (want.host_port, claim)));
+                let other = |there: &Claim| there.owner != want.owner && there.what.excludes(&want.what);
+                found.extend(there.filter(other).map(|claim| (want.what, claim)));
             }
         }
         Ok(found)
     }
 
-    /// Makes claims that nobody is in the way of. Those that are there already stay as they are.
-    pub fn make(&self, claims: &[Claim]) -> Result<(), Error> {
+    /// Makes claims that nobody is in the way of. Those that are there already stay as they are. Says whether one takes the place
+    /// of another.
+    pub fn make(&self, claims: &[Claim]) -> Result<bool, Error> {
+        let mut is_any_replaced = false;
         for claim in claims {
             let name = claim.name();
-            if self.read(&name)?.as_ref() != Some(claim) {
+            let there = self.read(&name)?;
+            if there.as_ref() != Some(claim) {
+                is_any_replaced |= there.is_some();
                 let content = serde_json::to_string_pretty(claim).map_err(Error::Encode)?;
                 self.directory.replace(&name, format!("{content}\n").as_bytes())?;
             }
         }
-        Ok(())
+        Ok(is_any_replaced)
     }
 
     /// Gives claims up.
@@ -188,22 +270,12 @@ impl Locked {
         Ok(names)
     }
 
-    /// Reads a claim. One that cannot be read is as good as none; so is one that says another port than its name.
+    /// Reads a claim. One that cannot be read is as good as none; so is one that says something else than its name.
     fn read(&self, name: &str) -> Result<Option<Claim>, Error> {
         let content = self.directory.read(name)?;
         let claim = content.and_then(|content| serde_json::from_slice::<Claim>(&content).ok());
         Ok(claim.filter(|claim| claim.name() == name))
     }
-}
-
-/// What the names of all claims on a port and protocol begin with.
-fn beginning_of(port: &HostPort) -> String {
-    format!("{}-{}-", port.protocol, port.host_port)
-}
-
-fn name_of(port: &HostPort) -> String {
-    let address = port.host_ip.map_or_else(|| port.family().to_string(), |address| address.to_string());
-    beginning_of(port) + &address
 }
 
 #[cfg(test)]

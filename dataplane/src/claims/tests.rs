@@ -10,7 +10,18 @@ fn claim(container: &str, host_ip: Option<&str>, port: u16) -> Claim {
         host_port: port,
         pod: ([10, 244, 1, 2], 80).into(),
     };
-    Claim { owner, pod: Some(format!("default/{container}")), boot_id: "this".to_owned(), host_port }
+    of(owner, container, Claimed::HostPort(host_port))
+}
+
+fn of(owner: Owner, container: &str, what: Claimed) -> Claim {
+    Claim { owner, pod: Some(format!("default/{container}")), boot_id: "this".to_owned(), what }
+}
+
+/// A claim to be masqueraded.
+fn masquerade(container: &str, address: &str) -> Claim {
+    let network = "10.1.0.0/16".parse().unwrap();
+    let what = Claimed::Masquerade(Masqueraded { address: address.parse().unwrap(), network });
+    of(claim(container, None, 80).owner, container, what)
 }
 
 /// Claims in a place of their own, which goes with the first value.
@@ -29,10 +40,7 @@ fn claims_are_kept_until_they_are_given_up() {
     claims.lock().unwrap().make(&[all.clone(), one.clone()]).unwrap();
     assert!(claims.are_there());
     assert_eq!(claims.lock().unwrap().all().unwrap(), [all.clone(), one.clone()]);
-    assert_eq!(
-        claims.lock().unwrap().held_by(&all.owner, &[one.host_port]).unwrap(),
-        std::slice::from_ref(&one)
-    );
+    assert_eq!(claims.lock().unwrap().held_by(&all.owner, &[one.what]).unwrap(), std::slice::from_ref(&one));
 
     claims.lock().unwrap().give_up([&all, &one]).unwrap();
     assert_eq!(claims.lock().unwrap().all().unwrap(), []);
@@ -57,6 +65,25 @@ fn a_claim_on_all_addresses_and_one_on_some_are_in_each_other_s_way() {
 }
 
 #[test]
+fn a_pod_s_address_is_masqueraded_for_one() {
+    let (_place, claims) = claims();
+    let locked = claims.lock().unwrap();
+    let all = [masquerade("a", "10.1.0.2"), masquerade("b", "10.1.0.21"), claim("c", None, 80)];
+    locked.make(&all).unwrap();
+    let in_the_way = |wanted: Claim| {
+        let found = locked.in_the_way(&[wanted]).unwrap();
+        found.into_iter().map(|(what, by)| format!("{what}: {by}")).collect::<Vec<_>>()
+    };
+
+    let told = "the masquerade of 10.1.0.2: pod default/a, container a, link eth0 of network pods";
+    assert_eq!(in_the_way(masquerade("d", "10.1.0.2")), [told]);
+    assert_eq!(in_the_way(masquerade("a", "10.1.0.2")), [""; 0]);
+    assert_eq!(in_the_way(masquerade("d", "10.1.0.3")), [""; 0]);
+    locked.give_up(&all[..1]).unwrap();
+    assert_eq!(locked.all().unwrap(), all[1..]);
+}
+
+#[test]
 fn what_cannot_be_read_is_nobody_s_and_is_swept() {
     let (place, claims) = claims();
     let locked = claims.lock().unwrap();
@@ -78,8 +105,8 @@ fn a_claim_says_whose_it_is() {
     let claim = claim("web", Some("192.0.2.1"), 80);
     assert_eq!(claim.to_string(), "pod default/web, container web, link eth0 of network pods");
     assert_eq!(
-        (claim.host_port.to_string(), claim.comment()),
-        ("80/tcp on 192.0.2.1".to_owned(), "default/web")
+        (claim.what.to_string(), claim.comment()),
+        ("host port 80/tcp on 192.0.2.1".to_owned(), "default/web")
     );
     assert_eq!(Claim { pod: None, ..claim }.comment(), "web");
 }
@@ -100,4 +127,21 @@ fn a_claim_is_read_as_it_was_written() {
       }
     }
     "#);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&masquerade("web", "10.1.0.2")).unwrap(), @r#"
+    {
+      "network": "pods",
+      "containerID": "web",
+      "ifname": "eth0",
+      "pod": "default/web",
+      "bootID": "this",
+      "masquerade": {
+        "address": "10.1.0.2",
+        "network": "10.1.0.0/16"
+      }
+    }
+    "#);
+    for claim in [claim("web", Some("192.0.2.1"), 80), masquerade("web", "10.1.0.2")] {
+        let written = serde_json::to_string(&claim).unwrap();
+        assert_eq!(serde_json::from_str::<Claim>(&written).unwrap(), claim);
+    }
 }
