@@ -923,6 +923,59 @@ fairway_lab::sandbox_tests! {
         });
     }
 
+    fn a_device_that_cannot_be_made_makes_other_nodes_no_dearer() {
+        NodeM::run(async |mut m: NodeM| {
+            let mut flannel = proxy::plan::routes::tunnel::device(OVERLAY, "192.168.14.50".parse().unwrap(), 1450);
+            "flannel.1".clone_into(&mut flannel.name);
+            m.kernel.add_device(&flannel).await.unwrap();
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
+            m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
+            assert!(!m.sync().await, "the device is to be tried again");
+            let w1 = *m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap().first().unwrap();
+
+            // What others have done shows whether everything is compared.
+            m.kernel.delete_route(&w1).await.unwrap();
+            m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
+            assert!(!m.sync().await, "the device is still to be tried again");
+            m.check(&["10.244.2.0/24 via 192.168.14.52"]).await;
+
+            assert!(!m.sync().await, "it cannot be made now either");
+            m.check(&["10.244.1.0/24 via 192.168.14.51", "10.244.2.0/24 via 192.168.14.52"]).await;
+        });
+    }
+
+    fn a_start_without_this_node_s_object_leaves_what_an_earlier_run_made() {
+        NodeM::run(async |mut m: NodeM| {
+            let all = m.among_others().await;
+
+            m.state = State::new("m");
+            m.set("w1", &["10.244.1.0/24", "fd00:1::/64"], &["192.168.14.51", "fd00:14::51"]);
+            m.routes = NodeM::daemon(&m.kernel, RouteMode::Auto);
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+            assert_eq!(m.all().await, all, "neither the device nor what leads to w3, of which nobody has said that it is gone");
+            let complaint = m.routes.complaints().pop_first().unwrap();
+            assert!(complaint.contains("there is no node m") && complaint.contains("--hostname-override"), "{complaint}");
+
+            m.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
+            assert!(m.sync().await);
+            assert_eq!(m.routes.complaints(), BTreeSet::new());
+            let gone = m.all().await;
+            assert!(!gone.iter().any(|line| line.contains("192.168.15.53")), "now it is said: {gone:?}");
+        });
+    }
+
+    fn what_it_has_made_itself_is_no_news() {
+        NodeM::run(async |mut m: NodeM| {
+            m.set("m", &["10.244.0.0/24", "fd00:0::/64"], &["192.168.14.50", "fd00:14::50"]);
+            m.set("w3", &["10.244.3.0/24", "fd00:3::/64"], &["192.168.15.53", "fd00:15::53"]);
+
+            assert!(m.sync().await, "{:?}", m.routes.complaints());
+
+            let heard = tokio::time::timeout(QUIET, m.routes.disturbed()).await;
+            assert!(heard.is_err(), "it compares everything again because of its own device");
+        });
+    }
+
     fn checksums_in_tunnels_are_left_to_nobody_where_that_is_asked_for() {
         NodeM::run(async |mut m: NodeM| {
             m.among_others().await;

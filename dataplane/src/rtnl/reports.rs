@@ -14,6 +14,7 @@ use std::{
 
 use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{AsyncSocket as _, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::runtime;
 
@@ -45,8 +46,8 @@ const GROUPS: [u32; 10] = [
     RTNLGRP_IPV6_NETCONF,
 ];
 
-/// Room for what happens while we are busy: some thousand routes.
-const RECEIVE_BUFFER: usize = 1 << 20;
+/// Room for what happens while we are busy: ten thousand routes and more.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +96,10 @@ impl Reports {
         runtime::Handle::try_current().map_err(|e| Error::Open(io::Error::other(e)))?;
         let open = || {
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            SockRef::from(socket.socket_ref()).set_recv_buffer_size(RECEIVE_BUFFER)?;
+            // More than the system lets everybody have (`rmem_max`), where we may.
+            if setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+                SockRef::from(socket.socket_ref()).set_recv_buffer_size(RECEIVE_BUFFER)?;
+            }
             socket.socket_mut().bind_auto()?;
             GROUPS.iter().try_for_each(|group| socket.socket_mut().add_membership(*group))?;
             Ok(socket)

@@ -29,6 +29,8 @@ pub enum About {
     Forwarding,
     /// What the kernel did not list.
     Kernel,
+    /// This node's own object.
+    Node,
     /// What the CNI plugin and the container runtime are to be told.
     Plugin,
     /// A route, or what a tunnel is to be told, that the kernel did not take.
@@ -39,12 +41,13 @@ pub enum About {
 
 impl About {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Address,
         Self::Device,
         Self::Firewall,
         Self::Forwarding,
         Self::Kernel,
+        Self::Node,
         Self::Plugin,
         Self::Route,
         Self::RpFilter,
@@ -58,6 +61,7 @@ impl About {
             Self::Firewall => "firewall",
             Self::Forwarding => "forwarding",
             Self::Kernel => "kernel",
+            Self::Node => "node",
             Self::Plugin => "plugin",
             Self::Route => "route",
             Self::RpFilter => "rp_filter",

@@ -85,6 +85,8 @@ pub struct NodeRoutes {
     is_whole_due: bool,
     /// Whether the kernel was not made to hold all of that yet, as it takes a look at everything.
     is_ahead: bool,
+    /// When to list and compare everything at the latest, as a device or a file could not be made.
+    retry_at: Option<Instant>,
     next_sweep: Option<Instant>,
     /// When somebody last interfered, when to answer him, and how many did.
     disturbed_at: Option<Instant>,
@@ -122,6 +124,7 @@ impl NodeRoutes {
             outlook: Outlook::default(),
             is_whole_due: true,
             is_ahead: false,
+            retry_at: None,
             next_sweep: None,
             disturbed_at: None,
             mend_at: None,
@@ -163,7 +166,9 @@ impl NodeRoutes {
 
     /// Follows these nodes alone. Nothing, if that will not do.
     async fn follow(&mut self, state: &State, names: &BTreeSet<Arc<str>>) -> Option<BTreeSet<Complaint>> {
-        let is_possible = !self.is_whole_due && !names.contains(state.own_node());
+        // Asked for no node, it is to try again what failed.
+        let is_retry = self.retry_at.is_some_and(|at| names.is_empty() || at <= Instant::now());
+        let is_possible = !self.is_whole_due && !is_retry && !names.contains(state.own_node());
         let routing = self.routing.as_mut().filter(|_| is_possible)?;
         if self.wish.mode == RouteMode::None {
             return Some(BTreeSet::new());
@@ -287,7 +292,7 @@ impl Nodes for NodeRoutes {
             })
         };
         self.say();
-        !self.is_whole_due && self.refused.is_empty()
+        !self.is_whole_due && self.retry_at.is_none() && self.refused.is_empty()
     }
 
     async fn finish(&mut self) -> bool {

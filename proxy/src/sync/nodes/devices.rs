@@ -27,6 +27,8 @@ pub(super) struct Devices {
     pub(super) complaints: BTreeSet<Complaint>,
     /// Those that were not as they should be, and are.
     pub(super) mended: BTreeSet<Family>,
+    /// Whether one of them was not as it should be.
+    pub(super) is_one_changed: bool,
     /// Whether one that should be there is not, so that nothing can be planned that goes through it.
     pub(super) is_one_missing: bool,
 }
@@ -47,6 +49,7 @@ impl Devices {
             };
             match commit::device(kernel, vxlan, pod_cidrs).await {
                 Ok(settled) => {
+                    devices.is_one_changed |= settled.is_changed;
                     if settled.is_changed {
                         info!(device = %vxlan, "made a VXLAN device what it should be");
                         if settled.failure.is_none() {

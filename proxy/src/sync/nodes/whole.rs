@@ -5,10 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
+    time::Duration,
 };
 
 use dataplane::rtnl::{self, Device, Link, Vxlan};
+use tokio::time::Instant;
 
 use super::{
     NodeRoutes, commit, complaints::said, devices::Devices, is_tunnel, offload, outlook::Outlook,
@@ -27,6 +30,9 @@ use crate::{
     service_port::Family,
     state::State,
 };
+
+/// How long what failed may wait for another try while nodes come and go: each costs the same then as if nothing had failed.
+const RETRY: Duration = Duration::from_secs(10);
 
 impl NodeRoutes {
     /// Lists everything, and makes it what it should be.
@@ -61,9 +67,14 @@ impl NodeRoutes {
         let mtu = mtu.unwrap_or_else(|| routing.link_mtu());
         self.link_mtu = Some(mtu);
         let vxlans = routing.vxlans(self.wish.overlay, mtu);
-        let devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
-        self.is_whole_due |= !devices.complaints.is_empty();
-        complaints.extend(devices.complaints);
+        let mut devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
+        if devices.is_one_changed {
+            // What the kernel tells of it is no news then.
+            let (links, addresses) = (self.kernel.links().await?, self.kernel.addresses().await?);
+            self.outlook = Outlook::new(&links, addresses, &ways_out);
+        }
+        let mut is_retry_due = !devices.complaints.is_empty();
+        complaints.extend(mem::take(&mut devices.complaints));
         complaints.extend(self.offload_checksums(&links, &routing, &vxlans, &devices.there));
         let of_ours = |family: &&Family| self.vxlans.get(family) == vxlans.get(family);
         let mut is_repair = devices.mended.iter().any(|family| of_ours(&family));
@@ -81,6 +92,16 @@ impl NodeRoutes {
         if devices.is_one_missing {
             steps =
                 steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
+        }
+        // Who does not know where this node is cannot say what is not needed: it stays.
+        if self.own.is_none() && self.wish.mode != RouteMode::None {
+            complaints.insert(About::Node.complaint(format!(
+                "there is no node {}: until there is, no tunnel can be made from here, and what an earlier run has made stays; \
+                 if this node has another name, say so by --hostname-override",
+                state.own_node()
+            )));
+            steps.gone.clear();
+            devices.obsolete.clear();
         }
         self.obsolete = steps.gone;
         is_repair |= !self.is_ahead && self.has_lost(&steps.put);
@@ -109,9 +130,10 @@ impl NodeRoutes {
         } else if is_tunnelled
             && let Err(error) = self.told.tell(state.own_as_known(), pod_mtu.unwrap_or(mtu))
         {
-            self.is_whole_due |= error.may_pass();
+            is_retry_due |= error.may_pass();
             complaints.insert(About::Plugin.complaint(said(&error)));
         }
+        self.retry_at = is_retry_due.then(|| Instant::now() + RETRY);
         self.told.look_again();
         self.standing = complaints;
         Ok(failed)
