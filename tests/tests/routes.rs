@@ -343,6 +343,7 @@ fairway_lab::sandbox_tests! {
 
     fn a_daemon_that_starts_again_adopts_the_routes_and_removes_the_stale_ones() {
         NodeM::run(async |mut m: NodeM| {
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
             m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
             assert!(m.sync().await);
@@ -637,6 +638,7 @@ fairway_lab::sandbox_tests! {
     fn of_two_links_on_a_network_the_one_that_packets_leave_by_is_taken_and_left_again() {
         NodeM::run(async |mut m: NodeM| {
             let eth1 = m.add_eth1("192.168.14.60/26").await;
+            m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
             assert!(m.sync().await);
             let link_of_route = async |m: &NodeM| m.kernel.routes(owner::ROUTE_PROTOCOL).await.unwrap().first().unwrap().link;

@@ -83,6 +83,21 @@ pub enum Report {
     Lost,
 }
 
+impl Report {
+    /// The link that it is about, if it is about one.
+    pub fn link(&self) -> Option<u32> {
+        match self {
+            Self::Link(link) => Some(link.index),
+            Self::LinkGone(link) => Some(*link),
+            Self::Address(address) | Self::AddressGone(address) => Some(address.link),
+            Self::Route(route) | Self::RouteGone(route) => Some(route.link),
+            Self::Neighbour(entry) | Self::NeighbourGone(entry) => Some(entry.link),
+            Self::Forwarding(entry) | Self::ForwardingGone(entry) => Some(entry.link),
+            Self::Rule(_) | Self::RuleGone(_) | Self::Parameter | Self::Lost => None,
+        }
+    }
+}
+
 /// Listens to one network namespace.
 pub struct Reports {
     socket: TokioSocket,
@@ -108,17 +123,20 @@ impl Reports {
         Ok(Self { socket, waiting: VecDeque::new(), buffer: Vec::with_capacity(LONGEST) })
     }
 
-    /// Forgets all that has happened so far: whoever lists everything anew need not be told.
-    pub async fn skip(&mut self) -> io::Result<()> {
+    /// Takes all that has happened so far. Whoever lists everything anew can forget it.
+    pub async fn so_far(&mut self) -> io::Result<Vec<Report>> {
+        let mut all = Vec::new();
         poll_fn(|context| {
             while let Poll::Ready(report) = self.poll_next(context) {
-                if let Err(error) = report {
-                    return Poll::Ready(Err(error));
+                match report {
+                    Ok(report) => all.push(report),
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
             }
             Poll::Ready(Ok(()))
         })
-        .await
+        .await?;
+        Ok(all)
     }
 
     /// Waits for the next thing that happens. May be dropped while it waits.

@@ -252,12 +252,13 @@ impl NodeRoutes {
         }
     }
 
-    async fn skip_reports(&mut self) {
-        if let Some(reports) = &mut self.reports
-            && let Err(error) = reports.skip().await
-        {
+    /// What the kernel has told so far.
+    async fn reports_so_far(&mut self) -> Vec<Report> {
+        let Some(reports) = &mut self.reports else { return Vec::new() };
+        reports.so_far().await.unwrap_or_else(|error| {
             self.stop_listening(&error);
-        }
+            Vec::new()
+        })
     }
 
     fn stop_listening(&mut self, error: &dyn Error) {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane::rtnl::{self, Device, Link, Vxlan};
+use dataplane::rtnl::{self, Device, Link, Report, Vxlan};
 use tokio::time::Instant;
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
     health::{About, Complaint},
     plan::routes::{
         Site,
-        objects::{self, Key, Object, Put},
+        objects::{self, Key, Object, Put, Steps},
         routing::Routing,
         tunnel,
         uplinks::Uplinks,
@@ -39,7 +39,7 @@ impl NodeRoutes {
     pub(super) async fn make_whole(&mut self, state: &State) -> Result<BTreeSet<Complaint>, rtnl::Error> {
         self.obsolete.clear(); // it may be wanted again, even if that cannot be found out now
         self.obsolete_devices.clear();
-        self.skip_reports().await;
+        self.reports_so_far().await; // all of it is listed now
         let links = self.kernel.links().await?;
         let ways_out = self.kernel.ways_out().await?;
         self.outlook = Outlook::new(&links, self.kernel.addresses().await?, &ways_out);
@@ -69,9 +69,7 @@ impl NodeRoutes {
         let vxlans = routing.vxlans(self.wish.overlay, mtu);
         let mut devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
         if devices.is_one_changed {
-            // What the kernel tells of it is no news then.
-            let (links, addresses) = (self.kernel.links().await?, self.kernel.addresses().await?);
-            self.outlook = Outlook::new(&links, addresses, &ways_out);
+            self.learn_of(&devices).await?;
         }
         let mut is_retry_due = !devices.complaints.is_empty();
         complaints.extend(mem::take(&mut devices.complaints));
@@ -93,15 +91,8 @@ impl NodeRoutes {
             steps =
                 steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
         }
-        // Who does not know where this node is cannot say what is not needed: it stays.
         if self.own.is_none() && self.wish.mode != RouteMode::None {
-            complaints.insert(About::Node.complaint(format!(
-                "there is no node {}: until there is, no tunnel can be made from here, and what an earlier run has made stays; \
-                 if this node has another name, say so by --hostname-override",
-                state.own_node()
-            )));
-            steps.gone.clear();
-            devices.obsolete.clear();
+            complaints.extend(is_nowhere(state, &mut steps, &mut devices.obsolete));
         }
         self.obsolete = steps.gone;
         is_repair |= !self.is_ahead && self.has_lost(&steps.put);
@@ -137,6 +128,31 @@ impl NodeRoutes {
         self.told.look_again();
         self.standing = complaints;
         Ok(failed)
+    }
+
+    /// Takes in what was made of our devices, so that what the kernel tells of that is no news. What others have done meanwhile is.
+    async fn learn_of(&mut self, devices: &Devices) -> Result<(), rtnl::Error> {
+        let reports = self.reports_so_far().await;
+        let (links, addresses) = (self.kernel.links().await?, self.kernel.addresses().await?);
+        self.outlook = Outlook::new(&links, addresses, &self.kernel.ways_out().await?);
+        self.are_parameters_due |= reports.contains(&Report::Parameter);
+        let replaced = self.routing.iter().flat_map(|routing| routing.devices().values());
+        let ours: BTreeSet<u32> = devices.there.values().chain(replaced).copied().collect();
+        let is_of_ours = |report: &&Report| match report {
+            // What there should be is compared with what there is later on.
+            Report::Route(route) | Report::RouteGone(route) if route.is_ours() => true,
+            Report::Rule(_)
+            | Report::RuleGone(_)
+            | Report::Neighbour(_)
+            | Report::NeighbourGone(_)
+            | Report::Forwarding(_)
+            | Report::ForwardingGone(_) => true,
+            report => report.link().is_some_and(|link| ours.contains(&link)),
+        };
+        for report in reports.iter().filter(|report| !is_of_ours(report)) {
+            self.is_whole_due |= self.outlook.is_news(report, self.routing.as_ref());
+        }
+        Ok(())
     }
 
     /// Where an earlier run's tunnels begin: its devices tell. And what the links took that led to other nodes, for as long as none leads there.
@@ -176,4 +192,19 @@ impl NodeRoutes {
         let was_there = |object: &Object| routing.object(&object.key()) == Some(object);
         put.iter().any(|put| was_there(&put.object) && !never.contains(&put.object))
     }
+}
+
+/// Who does not know where this node is cannot say what is not needed: all that an earlier run has made stays.
+fn is_nowhere(state: &State, steps: &mut Steps, obsolete_devices: &mut Vec<u32>) -> Option<Complaint> {
+    let is_alone = state.nodes().next().is_none();
+    if is_alone && steps.gone.is_empty() && obsolete_devices.is_empty() {
+        return None;
+    }
+    steps.gone.clear();
+    obsolete_devices.clear();
+    let node = state.own_node();
+    Some(About::Node.complaint(format!(
+        "there is no node {node}: until there is, no tunnel can be made from here, and what an earlier run has made stays; \
+         if this node has another name, say so by --hostname-override"
+    )))
 }
