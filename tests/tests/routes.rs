@@ -1095,7 +1095,9 @@ fairway_lab::sandbox_tests! {
             m.among_others().await;
             let forwards = || Family::ALL.map(|family| sysctl::read(forwarding::parameter(family)).unwrap());
             assert_eq!(forwards(), ["1", "1"]);
-            assert_eq!(sysctl::read("net/ipv6/conf/eth0/accept_ra").unwrap(), "2", "what routers advertise is still heard");
+            let hears = |link: &str| sysctl::read(&format!("net/ipv6/conf/{link}/accept_ra")).unwrap();
+            assert_eq!(hears("eth0"), "2", "what routers advertise is still heard");
+            assert_eq!(hears("fairway.1"), "0", "but not what comes out of a tunnel");
 
             for family in Family::ALL {
                 sysctl::set(forwarding::parameter(family), "0").unwrap();

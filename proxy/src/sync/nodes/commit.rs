@@ -118,6 +118,8 @@ pub(super) async fn device(
         let index = kernel.link(&wanted.name).await?.index;
         Settled { index, is_changed: true, failure: None }
     };
+    // Nobody behind a tunnel is this node's router, whatever he advertises; nobody but nodes can, where this cannot be set.
+    sysctl::set_if_different(&format!("net/ipv6/conf/{}/accept_ra", wanted.name), "0").ok();
     if pod_cidrs.iter().any(IpNetwork::is_ipv6) {
         // Where new links have no IPv6 unless somebody says so (`net.ipv6.conf.default.disable_ipv6`), ours has it. If that cannot be,
         // the address is refused, and that is told.
