@@ -98,6 +98,8 @@ pub enum Reason {
     Ours(IpAddr),
     /// Another node has this pod CIDR as well.
     Taken(IpNetwork),
+    /// Another node has this address as well, and whose it is nobody can tell.
+    Shared(IpAddr),
 }
 
 impl fmt::Display for Unreachable {
@@ -126,6 +128,9 @@ impl fmt::Display for Unreachable {
                 write!(f, "node {node} claims {address}, which is an address of this node, and has no other")
             }
             Reason::Taken(cidr) => write!(f, "node {node} shares its pod CIDR {cidr} with another node"),
+            Reason::Shared(ip) => {
+                write!(f, "node {node} shares its address {ip} with another node: no tunnel leads to it")
+            }
         }
     }
 }

@@ -62,6 +62,8 @@ pub struct Routing {
     /// Our devices for tunnels.
     devices: BTreeMap<Family, u32>,
     claims: BTreeMap<Destination, Claims>,
+    /// How many of the claims of pods are networks of each length.
+    lengths: BTreeMap<(Family, u8), usize>,
     nodes: BTreeMap<Arc<str>, Known>,
     unreachable: BTreeMap<Arc<str>, Vec<Reason>>,
     /// Destinations that several nodes have.
@@ -90,6 +92,7 @@ impl Routing {
             site,
             devices: BTreeMap::new(),
             claims: BTreeMap::new(),
+            lengths: BTreeMap::new(),
             nodes: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             contested: BTreeSet::new(),
@@ -131,7 +134,12 @@ impl Routing {
             let name: Arc<str> = name.into();
             let known = self.nodes.get(&name).into_iter().flat_map(|known| &known.destinations);
             let mut destinations: BTreeSet<Destination> = known.copied().collect();
+            let mut pods: Vec<IpNetwork> =
+                destinations.iter().filter_map(|to| self.pods_of(&name, *to)).collect();
             destinations.extend(node.into_iter().flat_map(destinations_of));
+            pods.extend(node.into_iter().flat_map(|node| &node.pod_cidrs));
+            // Addresses of nodes are none while they are pods'.
+            destinations.extend(pods.into_iter().flat_map(|cidr| self.addresses_in(cidr)));
 
             for destination in &destinations {
                 self.is_unreachable_changed |= self.contested.contains(destination);
@@ -245,7 +253,12 @@ impl Routing {
         let contested = self.contested.iter().filter(|to| matches!(to, Destination::Pods(_)));
         let contested = contested.filter_map(|pods| self.claims.get(pods));
         let losers = contested.flat_map(|claims| claims.iter().skip(1));
-        alone.chain(losers.map(|(node, (cidr, _))| told(node, Reason::Taken(*cidr)))).collect()
+        let losers = losers.map(|(node, (cidr, _))| told(node, Reason::Taken(*cidr)));
+        // Whose an address is, is not known.
+        let nobody_s = self.contested.iter().filter(|to| self.winner(**to).is_none());
+        let claimants = nobody_s.filter_map(|to| self.claims.get(to)).flatten();
+        let claimants = claimants.map(|(node, (ip, _))| told(node, Reason::Shared(ip.ip())));
+        alone.chain(losers).chain(claimants).collect()
     }
 
     fn admit(&mut self, name: &Arc<str>, node: &Node) {
@@ -267,6 +280,9 @@ impl Routing {
         for (destination, network, way) in &destinations {
             let claims = self.claims.entry(*destination).or_default();
             claims.insert(Arc::clone(name), (*network, *way));
+            if let Destination::Pods(_) = destination {
+                count(&mut self.lengths, (Family::of(network.ip()), network.prefix()), true);
+            }
             if claims.len() > 1 {
                 self.contested.insert(*destination);
             }
@@ -291,7 +307,10 @@ impl Routing {
         }
         for destination in destinations {
             let Some(claims) = self.claims.get_mut(&destination) else { continue };
-            claims.remove(name);
+            let gone = claims.remove(name);
+            if let (Destination::Pods(_), Some((network, _))) = (destination, gone) {
+                count(&mut self.lengths, (Family::of(network.ip()), network.prefix()), false);
+            }
             if claims.len() < 2 {
                 self.contested.remove(&destination);
             }
@@ -301,13 +320,40 @@ impl Routing {
         }
     }
 
-    /// Who has a destination of all who claim it: the first by name. No node takes from another the address that is its own for sure.
+    /// Who has a destination of all who claim it. Pods: the first by name. An address of a node: whose tunnels end there, or who is
+    /// reached without one; else who alone has it. Nobody has an address that pods have, or that is no machine's.
     fn winner(&self, destination: Destination) -> Option<(IpNetwork, Way)> {
-        let is_doubtful = |way: Way| match (destination, way) {
-            (Destination::Node(ip), Way::Tunnel { remote }) => remote != ip,
-            _ => false,
+        let claims = self.claims.get(&destination)?;
+        let Destination::Node(ip) = destination else { return claims.values().next().copied() };
+        if !is_a_machine_s(ip) || self.is_a_pod_s(ip) {
+            return None;
+        }
+        let is_sure = |way: Way| !matches!(way, Way::Tunnel { remote } if remote != ip);
+        let sure = claims.values().find(|(_, way)| is_sure(*way));
+        sure.or_else(|| claims.values().next().filter(|_| claims.len() == 1)).copied()
+    }
+
+    fn is_a_pod_s(&self, ip: IpAddr) -> bool {
+        let is_claimed = |prefix: u8| {
+            let base = IpNetwork::new(ip, prefix).ok().map(|network| Destination::Pods(network.network()));
+            let claims = base.and_then(|base| self.claims.get(&base)).into_iter().flatten();
+            claims.map(|(_, (cidr, _))| cidr).any(|cidr| cidr.contains(ip))
         };
-        self.claims.get(&destination)?.values().copied().min_by_key(|(_, way)| is_doubtful(*way))
+        let mut lengths = self.lengths.keys().filter(|(family, _)| *family == Family::of(ip));
+        self.site.pod_cidrs.iter().any(|own| own.contains(ip))
+            || lengths.any(|(_, prefix)| is_claimed(*prefix))
+    }
+
+    /// The pod CIDR that a destination stands for, if it does, as a node has it.
+    fn pods_of(&self, name: &str, destination: Destination) -> Option<IpNetwork> {
+        let Destination::Pods(_) = destination else { return None };
+        self.claims.get(&destination)?.get(name).map(|(cidr, _)| *cidr)
+    }
+
+    /// Addresses of nodes that are in a pod CIDR.
+    fn addresses_in(&self, cidr: IpNetwork) -> Vec<Destination> {
+        let all = Destination::Node(cidr.network())..=Destination::Node(cidr.broadcast());
+        self.claims.range(all).map(|(destination, _)| *destination).collect()
     }
 
     fn objects_for(&self, destination: Destination) -> Vec<Object> {
@@ -377,4 +423,13 @@ fn counted(counts: &BTreeMap<Family, usize>) -> impl Iterator<Item = Family> {
 fn destinations_of(node: &Node) -> impl Iterator<Item = Destination> {
     let pods = node.pod_cidrs.iter().map(|cidr| Destination::Pods(cidr.network()));
     pods.chain(node.internal_ips.iter().map(|ip| Destination::Node(*ip)))
+}
+
+/// Says whether an address may be that of one machine among others.
+fn is_a_machine_s(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(is_link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }

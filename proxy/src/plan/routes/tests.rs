@@ -207,6 +207,61 @@ fn an_address_that_several_nodes_have_is_that_of_whose_tunnels_end_there() {
 }
 
 #[test]
+fn of_several_nodes_with_an_address_that_no_tunnel_ends_at_none_has_it_and_all_are_named() {
+    let nodes = ["w2", "w3"].map(|name| {
+        let own = format!("192.168.15.5{}", &name[1..]);
+        node(
+            name,
+            &[&format!("10.244.{}.0/24", &name[1..]), "fd00:3::/64"],
+            &[&own, "fd00:15::9", "10.0.0.9"],
+        )
+    });
+    let mut ways = routing(site(RouteMode::Auto), &nodes);
+
+    assert!(
+        !to_nodes(lines(ways.objects()))
+            .iter()
+            .any(|line| line.contains("fd00:15::9") || line.contains("10.0.0.9"))
+    );
+    let named: Vec<_> = ways.unreachable().iter().map(ToString::to_string).collect();
+    for name in ["w2", "w3"] {
+        let words =
+            format!("node {name} shares its address 10.0.0.9 with another node: no tunnel leads to it");
+        assert!(named.contains(&words), "{named:?}");
+    }
+
+    ways.follow([("w2", None)]);
+    assert!(
+        lines(ways.objects())
+            .contains(&"10.0.0.9/32 via 192.168.15.53 dev 7 table 18007 proto 70 onlink".to_owned())
+    );
+    assert_eq!(ways.unreachable(), BTreeSet::new());
+}
+
+#[test]
+fn no_node_gets_what_is_sent_to_pods_or_to_no_machine_whatever_addresses_it_says_it_has() {
+    let pods =
+        ["10.244.0.7", "10.244.3.7", "fd00::7", "169.254.169.254", "127.0.0.1", "224.0.0.1", "fe80::1"];
+    let all: Vec<_> = ["192.168.15.59"].into_iter().chain(pods).collect();
+    let liar = node("w9", &["10.244.9.0/24", "fd00:9::/64"], &all);
+    let victim = node("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
+    let mut ways = routing(site(RouteMode::Auto), [&liar]);
+    let claimed = |ways: &Routing| {
+        let led = to_nodes(lines(ways.objects()));
+        pods.into_iter()
+            .filter(|ip| led.iter().any(|line| line.starts_with(&format!("{ip}/"))))
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(claimed(&ways), ["10.244.3.7"], "nobody has those pods yet");
+    ways.follow([("w3", Some(&victim))]);
+    assert_eq!(claimed(&ways), [""; 0]);
+    assert_eq!(ways.objects(), routing(site(RouteMode::Auto), [&victim, &liar]).objects());
+    ways.follow([("w3", None)]);
+    assert_eq!(claimed(&ways), ["10.244.3.7"]);
+}
+
+#[test]
 fn rules_come_last_and_go_first() {
     let far = node("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
     let mut routing = routing(site(RouteMode::Auto), []);
@@ -411,8 +466,17 @@ fn destination(held: &Held, cidr: IpNetwork) -> Option<IpAddr> {
 }
 
 /// The addresses of nodes.
-const NODE_IPS: [&str; 6] =
-    ["192.168.14.51", "192.168.14.52", "192.168.15.51", "192.168.15.52", "fd00:14::51", "fd00:15::51"];
+const NODE_IPS: [&str; 8] = [
+    "192.168.14.51",
+    "192.168.14.52",
+    "192.168.15.51",
+    "192.168.15.52",
+    "fd00:14::51",
+    "fd00:15::51",
+    // And those of pods, which no node has.
+    "10.244.1.7",
+    "fd00:1::7",
+];
 
 /// Where a packet of one of our pods to a node's own address goes.
 #[derive(Debug, PartialEq)]
