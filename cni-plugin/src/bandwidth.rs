@@ -138,8 +138,8 @@ pub fn resized(bucket: TokenBucket, from: u32, to: u32) -> TokenBucket {
     let is_of_a_frame = TokenBucket { burst: before, ..bucket }.is_held_as(&bucket);
     let burst = if is_of_a_frame || bucket.burst < frame { frame } else { bucket.burst };
     let old = if is_of_a_frame { before } else { bucket.burst };
-    if burst == bucket.burst {
-        bucket
+    if (TokenBucket { burst, ..bucket }).is_held_as(&bucket) {
+        bucket // as long as that, but for what the kernel rounds
     } else {
         TokenBucket { burst, backlog: bucket.backlog - old.min(bucket.backlog) + burst, ..bucket }
     }

@@ -329,7 +329,7 @@ fairway_lab::sandbox_tests! {
     }
 
     fn a_call_that_is_killed_while_it_brings_pods_along_is_finished_by_the_next() {
-        let runtime = told_by_the_daemon(1450, &json!({ "ingressRate": 8_000_000, "ingressBurst": 800 }));
+        let runtime = told_by_the_daemon(1450, &json!({ "ingressRate": 8_000_000, "ingressBurst": 800, "egressRate": 8_000_000, "egressBurst": 800 }));
         let results = ["a", "b"].map(|container| runtime.add(container));
         let mut with_traces = 0;
         for step in 1.. {
@@ -345,6 +345,7 @@ fairway_lab::sandbox_tests! {
             assert_eq!(marker(&runtime), mtu.to_string(), "killed before its change {step}");
             for (container, result) in ["a", "b"].iter().zip(&results) {
                 assert_eq!(ends(&runtime, container, result), [mtu; 2], "killed before its change {step}");
+                check(&runtime, container, result); // looks at the bursts, too
             }
             if end == End::Finished(0) {
                 break;

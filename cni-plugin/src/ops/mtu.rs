@@ -150,11 +150,15 @@ impl Move<'_> {
         if !is_its_end || !ends.are_ours(&self.given) {
             return Ok(());
         }
-        for end in ends.steps_to(self.mtu) {
+        let steps = ends.steps_to(self.mtu);
+        for end in &steps {
             match end {
                 End::Host => self.set_host_side(host_end).await?,
                 End::Pod => pod.set_mtu(pod_end.index, self.mtu).await?,
             }
+        }
+        if !steps.contains(&End::Host) {
+            self.set_host_side(host_end).await?; // a call may have been killed after the link and before the rest
         }
         self.fit_routes(pod, pod_end.index, record).await
     }
@@ -168,7 +172,9 @@ impl Move<'_> {
         }
         for link in [Some(host_end), ifb].into_iter().flatten() {
             if let Some(bucket) = self.host.bucket(link.index).await? {
-                let fitting = crate::bandwidth::resized(bucket, host_end.mtu, self.mtu);
+                let sizes = self.given.iter().copied().chain([host_end.mtu]);
+                let fitting =
+                    sizes.fold(bucket, |bucket, from| crate::bandwidth::resized(bucket, from, self.mtu));
                 if fitting != bucket {
                     self.host.set_bucket(link.index, &fitting).await?;
                 }

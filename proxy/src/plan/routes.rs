@@ -13,6 +13,7 @@
 //! ```
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -258,12 +259,17 @@ impl Site {
         self.far_end(node).filter(|_| self.has_tunnels()).map(Family::of)
     }
 
-    /// The link that an address is on; of several the one in the best condition, and of those the one with the smallest network.
+    /// The link that an address is on; of several the one in the best condition, of those the one with the smallest network, and of those
+    /// the one that the kernel sends packets there by.
     fn link_towards(&self, gateway: IpAddr) -> Option<(Condition, u32)> {
         // The kernel routes an address without a network of its own to nobody but itself.
         let near = self.addresses.iter().filter(|near| near.network.contains(gateway));
         let near = near.filter_map(|near| Some((self.uplinks.condition(near.link)?, near)));
-        let best = near.max_by_key(|(condition, near)| (*condition, near.network.prefix()));
+        let exits = self.uplinks.towards(gateway);
+        let leads = |link| exits.iter().any(|exit| exit.link == link);
+        let best = near.max_by_key(|(condition, near)| {
+            (*condition, near.network.prefix(), leads(near.link), Reverse(near.link))
+        });
         best.map(|(condition, near)| (condition, near.link))
     }
 

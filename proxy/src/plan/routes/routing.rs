@@ -151,10 +151,12 @@ impl Routing {
                     self.count(*destination, way, false);
                 }
             }
+            let reasons = self.unreachable.get(&name).cloned();
             self.forget(&name);
             if let Some(node) = node {
                 self.admit(&name, node);
             }
+            self.is_unreachable_changed |= reasons.as_ref() != self.unreachable.get(&name);
             for destination in &destinations {
                 self.is_unreachable_changed |= self.contested.contains(destination);
                 for object in self.objects_for(*destination) {
@@ -199,9 +201,11 @@ impl Routing {
         self.exits.keys().map(|exit| exit.link).collect()
     }
 
-    /// Says whether a way leads to a node at an address of this network.
+    /// Says whether a way leads to a node at an address of this network, or would if there was one.
     pub fn has_nodes_in(&self, network: IpNetwork) -> bool {
+        let is_awaited = |reason: &Reason| matches!(reason, Reason::LinkDown(ip) if network.contains(*ip));
         self.targets.range(network.network()..=network.broadcast()).next().is_some()
+            || self.unreachable.values().flatten().any(is_awaited)
     }
 
     /// The largest packet that leaves this node whole: the least that a link or a route takes which leads to another node.
@@ -288,7 +292,6 @@ impl Routing {
             }
         }
         if !reasons.is_empty() {
-            self.is_unreachable_changed = true;
             self.unreachable.insert(Arc::clone(name), reasons);
         }
         let tunnel = self.site.tunnel_from(node);
@@ -300,7 +303,7 @@ impl Routing {
     }
 
     fn forget(&mut self, name: &Arc<str>) {
-        self.is_unreachable_changed |= self.unreachable.remove(name).is_some();
+        self.unreachable.remove(name);
         let Known { destinations, tunnel } = self.nodes.remove(name).unwrap_or_default();
         if let Some(count) = tunnel.and_then(|family| self.senders.get_mut(&family)) {
             *count = count.saturating_sub(1);

@@ -173,7 +173,11 @@ pub async fn remove_routes(kernel: &Kernel) -> Result<usize, rtnl::Error> {
     for rule in rules {
         failed = failed.or(delete(kernel, &Object::Rule(rule)).await.err());
     }
-    for route in ways(kernel).await? {
+    let routes = ways(kernel).await.unwrap_or_else(|error| {
+        failed.get_or_insert(error);
+        Vec::new()
+    });
+    for route in routes {
         match kernel.apply(&Change::Delete(route)).await {
             Ok(()) => removed += 1,
             Err(error) => failed = failed.or(Some(error)),

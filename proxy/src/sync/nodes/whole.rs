@@ -69,7 +69,7 @@ impl NodeRoutes {
         let vxlans = routing.vxlans(self.wish.overlay, mtu);
         let mut devices = Devices::settle(&self.kernel, &vxlans, &site.pod_cidrs).await?;
         if devices.is_one_changed {
-            self.learn_of(&devices).await?;
+            self.learn_of(&devices, &routing).await?;
         }
         let mut is_retry_due = !devices.complaints.is_empty();
         complaints.extend(mem::take(&mut devices.complaints));
@@ -130,11 +130,13 @@ impl NodeRoutes {
         Ok(failed)
     }
 
-    /// Takes in what was made of our devices, so that what the kernel tells of that is no news. What others have done meanwhile is.
-    async fn learn_of(&mut self, devices: &Devices) -> Result<(), rtnl::Error> {
+    /// Takes in what was made of our devices, so that what the kernel tells of that is no news. What others have done since everything was
+    /// listed is: the plan knows nothing of it.
+    async fn learn_of(&mut self, devices: &Devices, routing: &Routing) -> Result<(), rtnl::Error> {
         let reports = self.reports_so_far().await;
         let (links, addresses) = (self.kernel.links().await?, self.kernel.addresses().await?);
-        self.outlook = Outlook::new(&links, addresses, &self.kernel.ways_out().await?);
+        let now = Outlook::new(&links, addresses, &self.kernel.ways_out().await?);
+        let mut planned_for = mem::replace(&mut self.outlook, now);
         self.are_parameters_due |= reports.contains(&Report::Parameter);
         let replaced = self.routing.iter().flat_map(|routing| routing.devices().values());
         let ours: BTreeSet<u32> = devices.there.values().chain(replaced).copied().collect();
@@ -150,7 +152,7 @@ impl NodeRoutes {
             report => report.link().is_some_and(|link| ours.contains(&link)),
         };
         for report in reports.iter().filter(|report| !is_of_ours(report)) {
-            self.is_whole_due |= self.outlook.is_news(report, self.routing.as_ref());
+            self.is_whole_due |= planned_for.is_news(report, Some(routing));
         }
         Ok(())
     }

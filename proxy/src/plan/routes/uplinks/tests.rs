@@ -239,3 +239,49 @@ fn the_mtu_is_followed_as_nodes_come_and_go() {
     assert_eq!(followed.link_mtu(), 1500);
     assert!(!followed.has_nodes_in(network("192.168.15.0/24")));
 }
+
+#[test]
+fn of_two_links_on_a_network_with_addresses_alike_the_one_with_the_better_metric_is_taken() {
+    for (metrics, link) in [([100, 101], 2), ([101, 100], 3), ([100, 100], 2)] {
+        let mut m = M::new();
+        m.addresses = vec![address(2, "192.168.14.50/24"), address(3, "192.168.14.60/24")];
+        m.routes = [2, 3]
+            .into_iter()
+            .zip(metrics)
+            .map(|(link, metric)| route("192.168.14.0/24", link, Some(metric)))
+            .collect();
+
+        assert_eq!(
+            m.way(RouteMode::Auto, &w1()),
+            format!("10.244.1.0/24 via 192.168.14.51 dev {link} proto 70")
+        );
+    }
+}
+
+#[test]
+fn a_route_to_nodes_that_wait_for_one_matters_and_no_other() {
+    let m = M::new().eth0(is_down);
+    let routing = Routing::new(m.site(RouteMode::Auto), &[w1()]);
+
+    let matters = |network: &str| routing.has_nodes_in(network.parse().unwrap());
+
+    assert!(matters("0.0.0.0/0") && matters("192.168.14.0/24"));
+    assert!(!matters("192.168.15.0/24"));
+}
+
+#[test]
+fn whom_no_way_leads_to_is_looked_at_again_only_where_that_is_different() {
+    let others = ["192.168.15.53", "192.168.15.54"].map(|ip| node("w", &["10.244.3.0/24"], &[ip]));
+    let mut routing = Routing::new(M::new().site(RouteMode::Direct), &others[..1]);
+    assert!(routing.take_unreachable_changed());
+
+    let mut is_changed = |node: Option<&Node>| {
+        routing.follow([("w", node)]);
+        routing.take_unreachable_changed()
+    };
+
+    assert!(!is_changed(Some(&others[0])), "as it was");
+    assert!(is_changed(Some(&others[1])), "for another reason");
+    assert!(is_changed(None));
+    assert!(!is_changed(Some(&w1())), "which is reached");
+}
