@@ -418,23 +418,6 @@ fn hints_for_nodes_come_before_hints_for_zones() {
 }
 
 #[test]
-fn a_new_zone_or_address_of_this_node_touches_every_service() {
-    let web = || service("web", json!({}));
-
-    for changed in [own_node(Some("west"), "10.2.0.1"), own_node(Some("east"), "10.2.0.2")] {
-        let mut state = State::new("m");
-        state.apply(web());
-        state.apply(own_node(Some("east"), "10.2.0.1"));
-        assert_eq!(state.apply(changed).take_service_ports().len(), 1);
-        let other = state.apply(parse(json!({"kind": "Node", "metadata": {"name": "w1"}})));
-        assert_eq!(
-            other,
-            Touched { nodes: true, node_names: BTreeSet::from(["w1".into()]), ..Touched::default() }
-        );
-    }
-}
-
-#[test]
 fn local_endpoints_fall_back_on_those_that_end_by_themselves() {
     let endpoint = |address, node, ready: bool| {
         let conditions = json!({"ready": ready, "serving": true, "terminating": !ready});

@@ -115,6 +115,14 @@ impl NodeM {
         self.names.extend(touched.node_names);
     }
 
+    /// Adds a route that somebody else makes, by a router on the network.
+    pub(crate) async fn add_route_of_another(&self, destination: &str) -> Route {
+        let (destination, router) = (destination.parse().unwrap(), "192.168.14.1".parse().unwrap());
+        let route = Route { protocol: 4, ..Route::through(destination, router, self.eth0) };
+        self.kernel.add_route(&route).await.unwrap();
+        route
+    }
+
     pub(crate) fn remove(&mut self, name: &str) {
         let name = ObjectName { namespace: "".into(), name: name.into() };
         self.names.extend(self.state.apply(Event::gone(Kind::Node, name)).node_names);

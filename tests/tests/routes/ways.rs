@@ -110,13 +110,8 @@ fairway_lab::sandbox_tests! {
     fn a_pod_s_route_and_foreign_ones_are_left_alone() {
         NodeM::run(async |mut m: NodeM| {
             let pod = Route::on_link("10.244.0.7/32".parse().unwrap(), m.eth0);
-            let foreign = Route {
-                protocol: 4,
-                ..Route::through("10.9.0.0/16".parse().unwrap(), "192.168.14.1".parse().unwrap(), m.eth0)
-            };
-            for route in [pod, foreign] {
-                m.kernel.add_route(&route).await.unwrap();
-            }
+            m.kernel.add_route(&pod).await.unwrap();
+            let foreign = m.add_route_of_another("10.9.0.0/16").await;
 
             assert!(m.sync().await);
             assert_eq!(remove_routes(&m.kernel).await.unwrap(), 0);
@@ -128,11 +123,7 @@ fairway_lab::sandbox_tests! {
 
     fn a_route_that_somebody_else_made_is_not_replaced() {
         NodeM::run(async |mut m: NodeM| {
-            let foreign = Route {
-                protocol: 4,
-                ..Route::through("10.244.1.0/24".parse().unwrap(), "192.168.14.1".parse().unwrap(), m.eth0)
-            };
-            m.kernel.add_route(&foreign).await.unwrap();
+            let foreign = m.add_route_of_another("10.244.1.0/24").await;
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
 
             assert!(!m.sync().await);
@@ -143,11 +134,7 @@ fairway_lab::sandbox_tests! {
 
     fn a_route_of_another_s_in_the_way_costs_nobody_but_the_pods_behind_it() {
         NodeM::run(async |mut m: NodeM| {
-            let foreign = Route {
-                protocol: 4,
-                ..Route::through("10.244.1.0/24".parse().unwrap(), "192.168.14.1".parse().unwrap(), m.eth0)
-            };
-            m.kernel.add_route(&foreign).await.unwrap();
+            let foreign = m.add_route_of_another("10.244.1.0/24").await;
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
             m.set("w2", &["10.244.2.0/24"], &["192.168.14.52"]);
             assert!(!m.sync().await);

@@ -35,3 +35,20 @@ fn this_node_stays_as_it_was_known_last_while_its_object_is_gone_or_made_anew_wi
     state.apply(node("m", &["10.244.7.0/24"], "192.168.14.51"));
     assert_eq!(known(&state), ("10.244.7.0/24".into(), at_51));
 }
+
+#[test]
+fn a_new_zone_or_address_of_this_node_touches_every_service() {
+    let web = || service("web", json!({}));
+
+    for changed in [own_node(Some("west"), "10.2.0.1"), own_node(Some("east"), "10.2.0.2")] {
+        let mut state = State::new("m");
+        state.apply(web());
+        state.apply(own_node(Some("east"), "10.2.0.1"));
+        assert_eq!(state.apply(changed).take_service_ports().len(), 1);
+        let other = state.apply(parse(json!({"kind": "Node", "metadata": {"name": "w1"}})));
+        assert_eq!(
+            other,
+            Touched { nodes: true, node_names: BTreeSet::from(["w1".into()]), ..Touched::default() }
+        );
+    }
+}
