@@ -13,10 +13,7 @@
 //!
 //! The kernel rewrites a source once: what the daemon's table has masqueraded, or the table of host ports, is not asked about here.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{fmt, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -97,19 +94,10 @@ fn elsewhere(family: Family) -> Vec<Rule> {
         // ip saddr . ip daddr @networks return
         not(Match::AddressesIn(NETWORKS.into())),
         // ip daddr 224.0.0.0/4 return
-        not(Match::DestinationInside(groups(family))),
+        not(Match::DestinationInside(family.multicast())),
         // masquerade fully-random
         Rule(vec![Statement::Masquerade]),
     ]
-}
-
-/// Addresses of groups, which no answer comes from. // RFC 5771, RFC 4291 §2.7
-fn groups(family: Family) -> IpNetwork {
-    let (address, prefix): (IpAddr, u8) = match family {
-        Family::Ip => (Ipv4Addr::new(224, 0, 0, 0).into(), 4),
-        Family::Ip6 => (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
-    };
-    IpNetwork::new(address, prefix).unwrap_or_else(|_| address.into())
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The words that packets are spoken of with: address families and transport protocols.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 /// A transport protocol that carries ports.
@@ -62,6 +66,15 @@ impl Family {
             IpAddr::V4(_) => Self::Ip,
             IpAddr::V6(_) => Self::Ip6,
         }
+    }
+
+    /// Addresses of groups, which no answer comes from. // RFC 5771, RFC 4291 §2.7
+    pub fn multicast(self) -> IpNetwork {
+        let (address, prefix): (IpAddr, u8) = match self {
+            Self::Ip => (Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+            Self::Ip6 => (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+        };
+        IpNetwork::new(address, prefix).unwrap_or_else(|_| address.into())
     }
 }
 

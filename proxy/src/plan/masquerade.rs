@@ -11,10 +11,10 @@
 //!                                                  └ else ─▶ masquerade
 //! ```
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 use dataplane::nft::{Chain, Hook, Match, Rule, Statement, Verdict};
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::IpNetwork;
 
 use super::{
     layout::{MASQUERADE_MARK, goto, is_marked, rule},
@@ -72,7 +72,7 @@ fn leaving_pods(
     excepted: &[IpNetwork],
     pod_prefixes: &BTreeSet<u8>,
 ) -> Chain {
-    let fixed = multicast(family).into_iter().chain(of_family(excepted, family));
+    let fixed = iter::once(family.multicast()).chain(of_family(excepted, family));
     let fixed = fixed.map(Match::DestinationInside);
     // ip daddr & 255.255.255.128 | 0.0.0.128 == @pods return
     let pods = pod_prefixes.iter();
@@ -84,13 +84,4 @@ fn leaving_pods(
     let counter = settings.counters.then_some(Statement::Counter);
     let outside = Rule(counter.into_iter().chain([Statement::Masquerade]).collect());
     Chain { hook: None, rules: inside.map(returned).chain([outside]).collect() }
-}
-
-/// Whoever answers it answers its source. // RFC 5771, RFC 4291 §2.7
-fn multicast(family: Family) -> Option<IpNetwork> {
-    match family {
-        Family::Ip => Ipv4Network::new([224, 0, 0, 0].into(), 4).map(IpNetwork::V4),
-        Family::Ip6 => Ipv6Network::new([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8).map(IpNetwork::V6),
-    }
-    .ok()
 }
