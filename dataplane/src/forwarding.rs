@@ -35,7 +35,7 @@ fn keep_advertised_routes() -> Result<(), Error> {
     for link in sysctl::names("net/ipv6/conf")? {
         // `all` has no effect, and `default` is for links to come, whose owners then know that the host forwards.
         // A pod's host end is about to refuse advertisements, by an ADD that runs at the same time; and so do our tunnels.
-        let is_ours = owner::is_host_end(&link) || owner::TUNNELS.contains(&link.as_str());
+        let is_ours = owner::is_host_end(&link) || owner::is_tunnel(&link);
         if ["all", "default", "lo"].contains(&link.as_str()) || is_ours {
             continue;
         }

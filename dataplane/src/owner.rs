@@ -38,6 +38,11 @@ pub const FILTER_PREFERENCE: u16 = 70;
 /// Names of our VXLAN devices: the one whose packets are IPv4, and the one whose packets are IPv6.
 pub const TUNNELS: [&str; 2] = ["fairway.1", "fairway6.1"];
 
+/// Says whether a link is one of our devices for tunnels.
+pub fn is_tunnel(link: &str) -> bool {
+    TUNNELS.contains(&link)
+}
+
 /// Says whether a link has the name of a host end: the prefix, and 13 letters and digits of base 32.
 pub fn is_host_end(link: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte);

@@ -18,10 +18,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane::{
-    owner,
-    rtnl::{self, Kernel, Link, Report, Reports, Tunnels as _, Vxlan},
-};
+use dataplane::rtnl::{self, Kernel, Report, Reports, Tunnels as _, Vxlan};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -37,7 +34,6 @@ use crate::{
     conflist::Files,
     health::{About, Complaint, RoutingReport},
     metrics::RoutingMetrics,
-    objects::Node,
     plan::routes::{
         objects::{Object, Put},
         routing::Routing,
@@ -92,8 +88,6 @@ pub struct NodeRoutes {
     disturbed_at: Option<Instant>,
     mend_at: Option<Instant>,
     patience: Patience,
-    /// This node as it was known last: that its object is gone for a moment is no reason to cut off its pods.
-    own: Option<Node>,
     /// What to remove once nothing is sent along it.
     obsolete: Vec<Object>,
     obsolete_devices: Vec<u32>,
@@ -129,7 +123,6 @@ impl NodeRoutes {
             disturbed_at: None,
             mend_at: None,
             patience: Patience::default(),
-            own: None,
             obsolete: Vec::new(),
             obsolete_devices: Vec::new(),
             refused: Vec::new(),
@@ -358,9 +351,4 @@ impl Nodes for NodeRoutes {
             }
         }
     }
-}
-
-/// Says whether a link is one of our devices for tunnels.
-fn is_tunnel(link: &Link) -> bool {
-    owner::TUNNELS.contains(&link.name.as_str())
 }

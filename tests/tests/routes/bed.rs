@@ -6,7 +6,7 @@ use dataplane::{
     owner,
     rtnl::{
         Address, AddressFlags, Forwarding, Kernel, Mac, Neighbour, Reports, Route, Routes as _, Rules as _,
-        Table, Tunnels as _, VethEnd,
+        Table, Tunnels as _, VethEnd, Vxlan,
     },
 };
 use fairway_lab::host::Host;
@@ -14,6 +14,7 @@ use proxy::{
     config::{ChecksumOffload, Overlay, RouteMode},
     conflist::Files,
     objects::{Kind, Object, ObjectName},
+    plan::routes::tunnel,
     state::State,
     sync::{
         Nodes as _,
@@ -113,6 +114,14 @@ impl NodeM {
         });
         let touched = self.state.apply(Event::set(Object::parse(node).unwrap().unwrap()));
         self.names.extend(touched.node_names);
+    }
+
+    /// Adds a VXLAN device of somebody else's, with our number and port.
+    pub(crate) async fn add_overlay_of_another(&self) -> Vxlan {
+        let end = "192.168.14.50".parse().unwrap();
+        let device = Vxlan { name: "flannel.1".to_owned(), ..tunnel::device(OVERLAY, end, 1450) };
+        self.kernel.add_device(&device).await.unwrap();
+        device
     }
 
     /// Adds a route that somebody else makes, by a router on the network.

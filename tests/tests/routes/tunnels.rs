@@ -14,7 +14,7 @@ use proxy::{
 };
 use serde_json::json;
 
-use super::bed::{NodeM, OVERLAY, PATIENCE, QUIET, run};
+use super::bed::{NodeM, PATIENCE, QUIET, run};
 
 fairway_lab::sandbox_tests! {
     fn a_node_on_another_network_is_reached_through_a_tunnel() {
@@ -282,9 +282,7 @@ fairway_lab::sandbox_tests! {
 
     fn an_overlay_of_another_s_is_named_and_left_alone() {
         NodeM::run(async |mut m: NodeM| {
-            let mut flannel = proxy::plan::routes::tunnel::device(OVERLAY, "192.168.14.50".parse().unwrap(), 1450);
-            "flannel.1".clone_into(&mut flannel.name);
-            m.kernel.add_device(&flannel).await.unwrap();
+            let flannel = m.add_overlay_of_another().await;
             m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             m.set("w3", &["10.244.3.0/24"], &["192.168.15.53"]);
 
@@ -302,9 +300,7 @@ fairway_lab::sandbox_tests! {
 
     fn a_device_that_cannot_be_made_makes_other_nodes_no_dearer() {
         NodeM::run(async |mut m: NodeM| {
-            let mut flannel = proxy::plan::routes::tunnel::device(OVERLAY, "192.168.14.50".parse().unwrap(), 1450);
-            "flannel.1".clone_into(&mut flannel.name);
-            m.kernel.add_device(&flannel).await.unwrap();
+            m.add_overlay_of_another().await;
             m.set("m", &["10.244.0.0/24"], &["192.168.14.50"]);
             m.set("w1", &["10.244.1.0/24"], &["192.168.14.51"]);
             assert!(!m.sync().await, "the device is to be tried again");

@@ -56,8 +56,9 @@ pub struct Uplinks {
 impl Uplinks {
     /// Those of all these that lead out of the node.
     pub fn new<'a>(links: &[Link], routes: impl IntoIterator<Item = &'a Route>) -> Self {
-        let leads_out =
-            |link: &&Link| !owner::is_host_end(&link.name) && !is_tunnel(link) && link.index != LOOPBACK;
+        let leads_out = |link: &&Link| {
+            !owner::is_host_end(&link.name) && !owner::is_tunnel(&link.name) && link.index != LOOPBACK
+        };
         let links = links.iter().filter(leads_out).map(|link| (link.index, uplink(link))).collect();
         let mut uplinks = Self { links, routes: BTreeMap::new() };
         for route in routes {
@@ -112,10 +113,6 @@ impl Uplinks {
     pub fn mtu(&self, exit: Exit) -> Option<u32> {
         exit.mtu.into_iter().chain(self.link_mtu(exit.link)).min()
     }
-}
-
-fn is_tunnel(link: &Link) -> bool {
-    owner::TUNNELS.contains(&link.name.as_str())
 }
 
 fn uplink(link: &Link) -> Uplink {

@@ -15,7 +15,6 @@ use dataplane::{
 };
 use ipnetwork::IpNetwork;
 
-use super::is_tunnel;
 use crate::plan::routes::{
     objects::{Key, Object},
     routing::Routing,
@@ -60,14 +59,15 @@ impl Outlook {
     pub(super) fn addresses(&self) -> Vec<Address> {
         let of_ours = |address: &&Address| {
             let link = self.links.get(&address.link);
-            link.is_some_and(is_ours)
+            link.is_some_and(|link| owner::is_tunnel(&link.name))
         };
         self.addresses.iter().filter(|address| !of_ours(address)).copied().collect()
     }
 
     /// The names of the links that packets come in by, other than those to pods and our own devices.
     pub(super) fn link_names(&self) -> impl Iterator<Item = &str> {
-        let others = self.links.iter().filter(|(index, link)| **index != LOOPBACK && !is_ours(link));
+        let others =
+            self.links.iter().filter(|(index, link)| **index != LOOPBACK && !owner::is_tunnel(&link.name));
         others.map(|(_, link)| link.name.as_str())
     }
 
@@ -103,11 +103,12 @@ impl Outlook {
             Report::Link(link) => {
                 let facts = facts_of(link);
                 let known = self.links.insert(link.index, facts.clone());
-                known.as_ref() != Some(&facts) && (is_tunnel(link) || self.may_lead_somewhere(link.index))
+                known.as_ref() != Some(&facts)
+                    && (owner::is_tunnel(&link.name) || self.may_lead_somewhere(link.index))
             }
             Report::LinkGone(index) => {
                 let known = self.links.remove(index);
-                let is_ours = known.is_some_and(|link| is_ours(&link));
+                let is_ours = known.is_some_and(|link| owner::is_tunnel(&link.name));
                 !self.pods.remove(index) && (is_ours || self.may_lead_somewhere(*index))
             }
             Report::Address(address) => {
@@ -146,12 +147,8 @@ impl Outlook {
     }
 }
 
-fn is_ours(link: &Facts) -> bool {
-    owner::TUNNELS.contains(&link.name.as_str())
-}
-
 fn is_to_a_pod(link: &Link) -> bool {
-    owner::is_host_end(&link.name) && !is_tunnel(link)
+    owner::is_host_end(&link.name) && !owner::is_tunnel(&link.name)
 }
 
 /// One of IPv6, which the kernel gives each link. // RFC 4291 §2.5.6

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use dataplane::rtnl::{self, Device, Link, Report, Vxlan};
+use dataplane::{
+    owner,
+    rtnl::{self, Device, Link, Report, Vxlan},
+};
 use tokio::time::Instant;
 
 use super::{
-    NodeRoutes, commit, complaints::said, devices::Devices, is_tunnel, offload, outlook::Outlook,
-    surroundings,
+    NodeRoutes, commit, complaints::said, devices::Devices, offload, outlook::Outlook, surroundings,
 };
 use crate::{
     config::RouteMode,
@@ -43,12 +45,12 @@ impl NodeRoutes {
         let links = self.kernel.links().await?;
         let ways_out = self.kernel.ways_out().await?;
         self.outlook = Outlook::new(&links, self.kernel.addresses().await?, &ways_out);
-        self.own = state.own_as_known().cloned();
+        let own = state.own_as_known();
         let before = match &self.routing {
             Some(routing) => routing.site().ends.clone(),
             None => self.adopt(&links),
         };
-        let site = Site::new(self.wish.mode, self.own.as_ref(), self.outlook.addresses(), &before);
+        let site = Site::new(self.wish.mode, own, self.outlook.addresses(), &before);
         let site = site.over(Uplinks::new(&links, &ways_out));
         let others = state.nodes().filter(|node| *node.name.name != *state.own_node());
         let others = others.filter(|_| self.wish.mode != RouteMode::None);
@@ -88,10 +90,11 @@ impl NodeRoutes {
         let held = commit::held(&self.kernel, routing.devices().values().copied()).await?;
         let mut steps = objects::steps(&held, &routing.objects());
         if devices.is_one_missing {
-            steps =
-                steps.sparing(&links.iter().filter(|link| is_tunnel(link)).map(|link| link.index).collect());
+            steps = steps.sparing(
+                &links.iter().filter(|link| owner::is_tunnel(&link.name)).map(|link| link.index).collect(),
+            );
         }
-        if self.own.is_none() && self.wish.mode != RouteMode::None {
+        if own.is_none() && self.wish.mode != RouteMode::None {
             complaints.extend(is_nowhere(state, &mut steps, &mut devices.obsolete));
         }
         self.obsolete = steps.gone;
@@ -100,7 +103,7 @@ impl NodeRoutes {
         if is_repair {
             self.complaints.metrics.repairs.inc();
         }
-        let can_begin = self.own.is_none() || !routing.lacks_end();
+        let can_begin = own.is_none() || !routing.lacks_end();
         self.routing = Some(routing);
         self.refused.clear();
         let failed = self.put(steps.put).await;
@@ -118,9 +121,7 @@ impl NodeRoutes {
             let reason = "none of this node's internal addresses is on a link of its own: \
                           no tunnel can begin, and no pod can start";
             complaints.insert(About::Address.complaint(reason));
-        } else if is_tunnelled
-            && let Err(error) = self.told.tell(state.own_as_known(), pod_mtu.unwrap_or(mtu))
-        {
+        } else if is_tunnelled && let Err(error) = self.told.tell(own, pod_mtu.unwrap_or(mtu)) {
             is_retry_due |= error.may_pass();
             complaints.insert(About::Plugin.complaint(said(&error)));
         }
@@ -159,7 +160,7 @@ impl NodeRoutes {
 
     /// Where an earlier run's tunnels begin: its devices tell. And what the links took that led to other nodes, for as long as none leads there.
     fn adopt(&mut self, links: &[Link]) -> BTreeMap<Family, IpAddr> {
-        let devices = links.iter().filter(|link| is_tunnel(link)).filter_map(Link::vxlan);
+        let devices = links.iter().filter(|link| owner::is_tunnel(&link.name)).filter_map(Link::vxlan);
         let mut ends = BTreeMap::new();
         for Device { vxlan: Vxlan { tunnel: device, mtu, .. }, .. } in devices {
             let family = Family::of(device.local);
